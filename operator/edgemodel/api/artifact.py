@@ -1,0 +1,186 @@
+"""ModelArtifact: one quantized artifact, named by its content key. An immutable record, like a build.
+
+The value types here (`ModelFacts`, `ResolvedSource`, `QualityReport` ...) are also what the pipeline writes into the
+store's manifest, so that the record in the cluster and the record in the store cannot drift apart.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from edgemodel.api.base import (
+    ApiModel,
+    ArtifactKey,
+    Bytes,
+    Condition,
+    Decimal,
+    LocalRef,
+    Name,
+    SchemeName,
+    Sha256,
+    ShortText,
+    Text,
+)
+
+SourceUri = Annotated[
+    str,
+    Field(
+        min_length=6,
+        max_length=1024,
+        pattern=r"^(s3|hf|https|pvc)://[^\s\\]+$",
+    ),
+]
+
+
+class Source(ApiModel):
+    """Where the unquantized model comes from."""
+
+    uri: SourceUri
+    """`hf://OWNER/NAME`, `s3://BUCKET/PREFIX` (a folder) or an object, `https://HOST/FILE` (one file: .gguf or
+    .safetensors archive is not supported, use .gguf), `pvc://CLAIM/PATH` (a folder or a file)."""
+    revision: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][-A-Za-z0-9._/]*$")] | None = None
+    """hf: a branch, tag or commit (a branch is pinned to its commit when the source is resolved). s3: a version id."""
+    sha256: Sha256 | None = None
+    """The digest that a one-file source must have. Checked while the file is read."""
+    secret_ref: LocalRef | None = None
+    """A Secret with the keys `HF_TOKEN` (hf), `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and optionally
+    `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL` (s3), or `TOKEN` (https, sent as a bearer token). Only the
+    pods that read the source see it; the operator does not."""
+
+
+class ModelFacts(ApiModel):
+    """What the files' headers say of the model. It sizes Jobs and pods."""
+
+    architecture: ShortText
+    """The architecture's name as the source gives it, for example `LlamaForCausalLM` or `llama`."""
+    parameters: Annotated[int, Field(ge=0)]
+    """How many weights."""
+    layers: Annotated[int, Field(ge=0)] = 0
+    """Transformer blocks."""
+    kv_heads: Annotated[int, Field(ge=0)] = 0
+    """Heads of keys and values in a block."""
+    head_size: Annotated[int, Field(ge=0)] = 0
+    """Elements in a head."""
+    hidden_size: Annotated[int, Field(ge=0)] = 0
+    """Width of the residual stream."""
+    vocabulary: Annotated[int, Field(ge=0)] = 0
+    """Tokens in the vocabulary."""
+    context_length: Annotated[int, Field(ge=0)] = 0
+    """The context that the model was trained for, in tokens."""
+
+
+class ResolvedSource(ApiModel):
+    """A source pinned: the same digest always means the same bytes."""
+
+    digest: Sha256
+    """Digest over the names, sizes and content ids of the source's files."""
+    revision: ShortText = ""
+    """The revision that was found, for example a commit."""
+    format: Annotated[str, Field(max_length=32)]
+    """`safetensors` or `gguf`."""
+    weight_type: Annotated[str, Field(max_length=32)] = ""
+    """The type of most of the weights in the source, for example `BF16` or `Q4_1`."""
+    bytes: Bytes
+    """Size of all files that will be read."""
+    licence: ShortText = ""
+    """The licence that the source states."""
+    model: ModelFacts
+    """What the headers say."""
+    note: ShortText = ""
+    """What a reader of the figures must know, for example that the source was dequantized."""
+
+
+class Recipe(ApiModel):
+    """How an artifact is made."""
+
+    toolchain: Name
+    """The pipeline's toolchain, for example `llamacpp`."""
+    toolchain_version: Annotated[str, Field(max_length=63)]
+    """Its version: another version makes another artifact."""
+    scheme: SchemeName
+    """The quantization scheme."""
+    calibration: Sha256 | None = None
+    """Digest of the calibration text, where the scheme is calibrated."""
+    target: Annotated[str, Field(max_length=63)] = ""
+    """What it is compiled for, where the artifact is tied to a chip."""
+
+
+class QualityReport(ApiModel):
+    """What the artifact is worth beside the unquantized model, on the same held-out text."""
+
+    perplexity: Decimal
+    """Perplexity of the artifact."""
+    baseline_perplexity: Decimal
+    """Perplexity of the unquantized model."""
+    accuracy: Decimal
+    """baselinePerplexity / perplexity: 1 is as good as the unquantized model."""
+    kl_divergence: Decimal
+    """Mean Kullback-Leibler divergence of the artifact's next-token distribution from the baseline's, in nats."""
+    top_token_agreement: Decimal
+    """Share of positions at which both think the same token most likely."""
+    tokens: Annotated[int, Field(ge=0)]
+    """Tokens that were scored."""
+    text_digest: Sha256
+    """Digest of the held-out text."""
+
+
+class Progress(ApiModel):
+    """How far the Job is."""
+
+    step: Annotated[str, Field(max_length=32)]
+    """Fetch, Convert, Calibrate, Quantize, Evaluate or Publish."""
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
+    """Of this step."""
+    bytes_done: Bytes = 0
+    """Bytes read or written by this step."""
+    bytes_total: Bytes = 0
+    """Bytes that this step will read or write; 0 where it is not known."""
+
+
+class ModelArtifactSpec(ApiModel):
+    """All that determines the artifact, and where its source is read from. Never changes."""
+
+    key: ArtifactKey
+    """Hash of the source's digest and the recipe."""
+    source: Source
+    """Where to read the source, as the first EdgeModel that wanted this artifact gave it."""
+    resolved: ResolvedSource
+    """The source, pinned."""
+    recipe: Recipe
+    """How it is made."""
+    runtime: Name
+    """The EdgeRuntime whose pipeline image makes it."""
+
+
+class JobStatus(ApiModel):
+    """The Job that makes the artifact."""
+
+    name: Annotated[str, Field(max_length=253)]
+    """Its name."""
+    attempt: Annotated[int, Field(ge=1, le=100)] = 1
+    """Which attempt this is."""
+
+
+class ModelArtifactStatus(ApiModel):
+    """What became of it."""
+
+    observed_generation: Annotated[int, Field(ge=-1)] = -1
+    """The generation of the spec that was last acted on."""
+    conditions: Annotated[list[Condition], Field(max_length=8)] = []
+    """Ready; Reconciling while it is made; Stalled when the user must act."""
+    job: JobStatus | None = None
+    """The Job, while there is one."""
+    progress: Progress | None = None
+    """How far the Job is, while it runs."""
+    digest: Sha256 | None = None
+    """Digest of the manifest in the object store."""
+    bytes: Bytes | None = None
+    """Size of the artifact."""
+    baseline_bytes: Bytes | None = None
+    """Size of the unquantized model in the same format (F16)."""
+    compression: Decimal | None = None
+    """baselineBytes / bytes."""
+    quality: QualityReport | None = None
+    """The quality report."""
+    message: Text = ""
+    """The latest news, for people."""

@@ -1,0 +1,153 @@
+"""EdgeModel: what the user wants."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgemodel.api.artifact import QualityReport, ResolvedSource, Source
+from edgemodel.api.base import (
+    ApiModel,
+    ArtifactKey,
+    Bytes,
+    Condition,
+    Name,
+    Resources,
+    SchemeName,
+    Sha256,
+    ShortText,
+    Text,
+)
+
+Task = Literal["TextGeneration", "Embeddings"]
+
+
+class Quantization(ApiModel):
+    """How the weights are made smaller."""
+
+    scheme: SchemeName
+    """One of the schemes that the EdgeRuntime offers, for example `Q4_K_M`."""
+
+
+class Variant(ApiModel):
+    """The model as one kind of hardware gets it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=20, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    """Names the variant and its pods; unique in the EdgeModel."""
+    runtime: Name | None = None
+    """The EdgeRuntime that serves it. Left out: the one that serves the hardware best."""
+    quantization: Quantization | None = None
+    """Left out: the runtime's default scheme."""
+    hardware: Name | None = None
+    """The HardwareClass whose nodes serve it. Left out: the runtime's most preferred class that has nodes."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """How many pods; 1 if left out. Not together with perNode."""
+    per_node: bool = False
+    """One pod on each node of the hardware class, also on nodes that join later."""
+    resources: Resources | None = None
+    """CPU and memory of a pod. Left out: CPU from the runtime, memory computed from the artifact and the context."""
+
+
+class Quality(ApiModel):
+    """What the artifact must be worth before it is served."""
+
+    min_accuracy: Annotated[str, Field(max_length=8, pattern=r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$")]
+    """Least accuracy, as a share of the unquantized model's on held-out text: `0.95`."""
+
+
+class Serving(ApiModel):
+    """How the model is served."""
+
+    context_length: Annotated[int, Field(ge=128, le=1048576)] = 4096
+    """Tokens of context that each request can have."""
+    parallel: Annotated[int, Field(ge=1, le=256)] = 4
+    """Requests that a pod serves at the same time."""
+
+
+class EdgeModelSpec(ApiModel):
+    """What the user wants."""
+
+    source: Source
+    """Where the unquantized model comes from."""
+    task: Task = "TextGeneration"
+    """What the model does."""
+    variants: Annotated[list[Variant], Field(max_length=16)] | None = None
+    """One for each kind of hardware. Left out: one for each hardware class that has nodes and a runtime."""
+    quality: Quality | None = None
+    """The gate that an artifact must pass. Left out: any artifact that could be made is served."""
+    serving: Serving = Serving()
+    """How the model is served."""
+
+
+class ArtifactStatus(ApiModel):
+    """The artifact that a variant serves."""
+
+    key: ArtifactKey
+    """Name of the ModelArtifact."""
+    digest: Sha256 | None = None
+    """Digest of its manifest."""
+    bytes: Bytes | None = None
+    """Size."""
+
+
+class ReplicaStatus(ApiModel):
+    """The variant's pods."""
+
+    desired: Annotated[int, Field(ge=0)] = 0
+    """How many there should be."""
+    updated: Annotated[int, Field(ge=0)] = 0
+    """How many are of the latest revision."""
+    ready: Annotated[int, Field(ge=0)] = 0
+    """How many answer."""
+
+
+class VariantStatus(ApiModel):
+    """How one variant is doing."""
+
+    name: Annotated[str, Field(max_length=20)]
+    """The variant."""
+    runtime: Annotated[str, Field(max_length=63)] = ""
+    """The EdgeRuntime."""
+    hardware: Annotated[str, Field(max_length=63)] = ""
+    """The HardwareClass."""
+    scheme: Annotated[str, Field(max_length=63)] = ""
+    """The quantization scheme."""
+    chosen: Text = ""
+    """Why this runtime, hardware and scheme, and what was passed over."""
+    artifact: ArtifactStatus | None = None
+    """The artifact that the pods serve, or will."""
+    quality: QualityReport | None = None
+    """The artifact's quality report."""
+    replicas: ReplicaStatus = ReplicaStatus()
+    """Its pods."""
+    state: Annotated[str, Field(max_length=63)] = ""
+    """One word: the reason that the variant adds to the conditions."""
+    message: Text = ""
+    """The same for people."""
+
+
+class SourceStatus(ResolvedSource):
+    """The pinned source and the request that it answers."""
+
+    uri: Annotated[str, Field(max_length=1024)]
+    """spec.source.uri as it was resolved."""
+    requested_revision: ShortText = ""
+    """spec.source.revision as it was resolved."""
+
+
+class EdgeModelStatus(ApiModel):
+    """How the model is doing."""
+
+    observed_generation: Annotated[int, Field(ge=-1)] = -1
+    """The generation of the spec that was last acted on."""
+    conditions: Annotated[list[Condition], Field(max_length=8)] = []
+    """Ready; Reconciling while something is under way; Stalled when the user must act."""
+    source: SourceStatus | None = None
+    """The source, pinned."""
+    variants: Annotated[list[VariantStatus], Field(max_length=32)] = []
+    """A line for each variant."""
+    ready_variants: Annotated[str, Field(max_length=16)] = ""
+    """Ready of all, for example `1/2`."""
+    summary: ShortText = ""
+    """Schemes, for the printed column."""
+    endpoint: ShortText = ""
+    """Base URL of the OpenAI-compatible API inside the cluster."""

@@ -1,0 +1,145 @@
+"""EdgeRuntime: a serving runtime as data. HardwareClass: which nodes are of a kind."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgemodel.api.base import ApiModel, Bytes, Decimal, Name, Resources, SchemeName, Sha256, ShortText
+from edgemodel.api.model import Task
+
+Argument = Annotated[str, Field(max_length=1024)]
+ImageRef = Annotated[str, Field(min_length=1, max_length=512)]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+LabelValue = Annotated[str, Field(max_length=63)]
+
+
+class Scheme(ApiModel):
+    """A quantization scheme that a runtime offers."""
+
+    name: SchemeName
+    """Its name."""
+    bits_per_weight: Decimal
+    """Average bits a weight, with scales: sizes pods and scratch disks before the artifact exists."""
+    calibrated: bool = False
+    """Whether calibration text goes into it."""
+
+
+class EnvVar(ApiModel):
+    """An environment variable."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    """Its name."""
+    value: Annotated[str, Field(max_length=4096)] = ""
+    """Its value; `$(VAR)` expands as in any pod."""
+
+
+class Pipeline(ApiModel):
+    """What makes the artifacts."""
+
+    image: ImageRef
+    """The image whose entrypoint runs the pipeline."""
+    toolchain: Name
+    """The toolchain in it."""
+    version: Annotated[str, Field(min_length=1, max_length=63)]
+    """The toolchain's version. It is part of the artifact's key: a new version makes new artifacts."""
+    calibration: Sha256 | None = None
+    """Digest of the calibration text in the image."""
+    memory_overhead: Bytes = 1536 * 1024 * 1024
+    """Bytes that the toolchain needs beside the weights."""
+    cpu: Annotated[str, Field(max_length=24, pattern=r"^[0-9]{1,6}m?$")] = "1"
+    """CPU that the Job requests. It has no limit: a Job may use what is idle."""
+
+
+class Serve(ApiModel):
+    """What serves the artifacts. `$(VAR)` in arguments expands over MODEL_DIR, MODEL_FILE, MODEL_NAME, PORT,
+    CONTEXT_LENGTH (a request), TOTAL_CONTEXT_LENGTH (all parallel requests), PARALLEL and THREADS."""
+
+    image: ImageRef
+    """The serving image."""
+    command: Annotated[list[Argument], Field(max_length=16)] = []
+    """Replaces the image's entrypoint."""
+    args: Annotated[list[Argument], Field(max_length=64)] = []
+    """Arguments."""
+    env: Annotated[list[EnvVar], Field(max_length=64)] = []
+    """Environment beside the operator's own variables."""
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8080
+    """Port of the OpenAI-compatible API."""
+    health_path: Annotated[str, Field(max_length=256, pattern=r"^/")] = "/health"
+    """Answers 200 only when the model answers."""
+    metrics_path: Annotated[str, Field(max_length=256, pattern=r"^/")] = "/metrics"
+    """Prometheus metrics, on the same port."""
+    drain_command: Annotated[list[Argument], Field(max_length=16)] = []
+    """Run before SIGTERM: returns when the requests in flight are answered. Left out: a pause of five seconds."""
+    drain_seconds: Annotated[int, Field(ge=5, le=3600)] = 120
+    """Longest time that draining may take."""
+    startup_seconds: Annotated[int, Field(ge=10, le=7200)] = 600
+    """Longest time that loading the model may take."""
+    resources: Resources = Resources(cpu="1")
+    """CPU and memory of a pod unless the variant says otherwise."""
+    memory_overhead: Bytes = 256 * 1024 * 1024
+    """Bytes that the runtime needs beside weights and KV cache."""
+
+
+class HardwareChoice(ApiModel):
+    """A class of hardware that a runtime serves."""
+
+    hardware_class: Annotated[Name, Field(alias="class")]
+    """The HardwareClass."""
+    preference: Annotated[int, Field(ge=0, le=1000)] = 100
+    """How well: the highest wins where a variant leaves the choice open."""
+
+
+class EdgeRuntimeSpec(ApiModel):
+    """A runtime: what it reads, what makes that, what serves it, on which hardware."""
+
+    format: Annotated[str, Field(min_length=1, max_length=32)]
+    """The artifact's format, for example `gguf`."""
+    tasks: Annotated[list[Task], Field(min_length=1, max_length=2)] = ["TextGeneration"]
+    """What it can do."""
+    schemes: Annotated[list[Scheme], Field(min_length=1, max_length=64)]
+    """The schemes that it offers."""
+    default_scheme: SchemeName
+    """The scheme of a variant that names none."""
+    hardware: Annotated[list[HardwareChoice], Field(min_length=1, max_length=32)]
+    """The classes of hardware that it serves."""
+    pipeline: Pipeline
+    """What makes the artifacts."""
+    serving: Serve
+    """What serves them."""
+
+
+class LabelRequirement(ApiModel):
+    """A requirement on a node's labels, as in a node affinity."""
+
+    key: LabelKey
+    """The label."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """How its value is judged."""
+    values: Annotated[list[LabelValue], Field(max_length=64)] = []
+    """The values, for In and NotIn."""
+
+
+class ResourceRequirement(ApiModel):
+    """A resource that a node must offer."""
+
+    name: Annotated[str, Field(min_length=1, max_length=317)]
+    """The resource, for example `nvidia.com/gpu`; `*` at the end stands for any rest."""
+    minimum: Annotated[int, Field(ge=1)] = 1
+    """How much of it must be allocatable."""
+
+
+class HardwareClassSpec(ApiModel):
+    """Which nodes are of the class: those that meet all that is given."""
+
+    description: ShortText = ""
+    """For people."""
+    architectures: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=8)] = []
+    """Any of these `kubernetes.io/arch`; empty: any."""
+    operating_systems: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=4)] = ["linux"]
+    """Any of these `kubernetes.io/os`."""
+    labels: Annotated[list[LabelRequirement], Field(max_length=32)] = []
+    """All of these, for example of Node Feature Discovery."""
+    resources: Annotated[list[ResourceRequirement], Field(max_length=16)] = []
+    """All of these."""
+    priority: Annotated[int, Field(ge=0, le=1000)] = 0
+    """A node of several classes is labelled with the one of the highest priority."""
