@@ -16,10 +16,13 @@ from edgemodel.api.base import (
     Decimal,
     LocalRef,
     Name,
+    ObjectMeta,
     SchemeName,
     Sha256,
     ShortText,
     Text,
+    keyed,
+    rules,
 )
 
 SourceUri = Annotated[
@@ -35,9 +38,29 @@ SourceUri = Annotated[
 class Source(ApiModel):
     """Where the unquantized model comes from."""
 
+    model_config = rules(
+        (
+            "!has(self.revision) || self.uri.startsWith('hf://') || self.uri.startsWith('s3://')",
+            "revision is for hf:// and s3:// sources; leave it out for this one",
+        ),
+        (
+            "!self.uri.startsWith('hf://') || self.uri.matches('^hf://[A-Za-z0-9][-A-Za-z0-9._]*/[A-Za-z0-9][-A-Za-z0-9._]*$')",
+            "an hf:// source is hf://OWNER/NAME; give a branch, tag or commit as revision",
+        ),
+        ("!self.uri.contains('..')", "the path of a source must not leave its folder: take '..' out of uri"),
+        (
+            "!self.uri.matches('^https://(169[.]254[.]|\\\\[fe[89ab])')",
+            "a source must not be on a link-local address",
+        ),
+        (
+            "!self.uri.contains('@')",
+            "credentials do not belong in a URI: put them in a Secret and name it as secretRef",
+        ),
+    )
+
     uri: SourceUri
-    """`hf://OWNER/NAME`, `s3://BUCKET/PREFIX` (a folder) or an object, `https://HOST/FILE` (one file: .gguf or
-    .safetensors archive is not supported, use .gguf), `pvc://CLAIM/PATH` (a folder or a file)."""
+    """`hf://OWNER/NAME`; `s3://BUCKET/PATH`, a folder or one .gguf file; `https://HOST/FILE.gguf`; `pvc://CLAIM/PATH`,
+    a folder or one .gguf file. A folder holds safetensors with config.json and tokenizer, or one .gguf file."""
     revision: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][-A-Za-z0-9._/]*$")] | None = None
     """hf: a branch, tag or commit (a branch is pinned to its commit when the source is resolved). s3: a version id."""
     sha256: Sha256 | None = None
@@ -140,6 +163,10 @@ class Progress(ApiModel):
 class ModelArtifactSpec(ApiModel):
     """All that determines the artifact, and where its source is read from. Never changes."""
 
+    model_config = rules(
+        ("self == oldSelf", "a ModelArtifact is a record and never changes: delete it, and it is made again if needed"),
+    )
+
     key: ArtifactKey
     """Hash of the source's digest and the recipe."""
     source: Source
@@ -159,6 +186,8 @@ class JobStatus(ApiModel):
     """Its name."""
     attempt: Annotated[int, Field(ge=1, le=100)] = 1
     """Which attempt this is."""
+    memory_attempt: Annotated[int, Field(ge=1, le=8)] = 1
+    """One more each time that the memory was not enough: it is doubled then."""
 
 
 class ModelArtifactStatus(ApiModel):
@@ -166,7 +195,7 @@ class ModelArtifactStatus(ApiModel):
 
     observed_generation: Annotated[int, Field(ge=-1)] = -1
     """The generation of the spec that was last acted on."""
-    conditions: Annotated[list[Condition], Field(max_length=8)] = []
+    conditions: Annotated[list[Condition], keyed("type", max_length=8)] = []
     """Ready; Reconciling while it is made; Stalled when the user must act."""
     job: JobStatus | None = None
     """The Job, while there is one."""
@@ -176,6 +205,8 @@ class ModelArtifactStatus(ApiModel):
     """Digest of the manifest in the object store."""
     bytes: Bytes | None = None
     """Size of the artifact."""
+    entrypoint: ShortText = ""
+    """The file in it that a runtime is pointed at."""
     baseline_bytes: Bytes | None = None
     """Size of the unquantized model in the same format (F16)."""
     compression: Decimal | None = None
@@ -184,3 +215,13 @@ class ModelArtifactStatus(ApiModel):
     """The quality report."""
     message: Text = ""
     """The latest news, for people."""
+
+
+class ModelArtifact(ApiModel):
+    """One quantized artifact: the Job that makes it, and its record in the object store. Made by the operator."""
+
+    metadata: ObjectMeta
+    spec: ModelArtifactSpec
+    """All that determines the artifact, and where its source is read from. Never changes."""
+    status: ModelArtifactStatus = ModelArtifactStatus()
+    """What became of it."""

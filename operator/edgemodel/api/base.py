@@ -1,9 +1,10 @@
 """What the four resources share: the base type, bounded strings, conditions, metadata."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 
 class ApiModel(BaseModel):
@@ -41,6 +42,47 @@ Bytes = Annotated[int, Field(ge=0)]
 def decimal(value: float, digits: int = 4) -> str:
     """A float as a `Decimal`, rounded to `digits`."""
     return f"{value:.{digits}f}"
+
+
+def keyed(*keys: str, max_length: int, min_length: int | None = None) -> FieldInfo:
+    """A list whose items are known by `keys`, so that two appliers can own an item each."""
+    info: FieldInfo = Field(
+        max_length=max_length,
+        min_length=min_length,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)},
+    )
+    return info
+
+
+def rules(*validations: tuple[str, str]) -> ConfigDict:
+    """The type's CEL rules, each an expression and what to tell the user when it is false."""
+    found: list[Any] = [{"rule": rule, "message": message} for rule, message in validations]
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": found})
+
+
+class ObjectMeta(ApiModel):
+    """The part of `metav1.ObjectMeta` that the operator reads."""
+
+    name: str
+    """Name."""
+    namespace: str = ""
+    """Namespace; empty for what is cluster-scoped."""
+    uid: str = ""
+    """Identity: a new object of the same name has another."""
+    generation: int = 0
+    """Counts the changes of the spec."""
+    resource_version: str = ""
+    """Changes with each write."""
+    creation_timestamp: str | None = None
+    """When it was created."""
+    deletion_timestamp: str | None = None
+    """When it was deleted, while finalizers hold it."""
+    labels: dict[str, str] = {}
+    """Labels."""
+    annotations: dict[str, str] = {}
+    """Annotations."""
+    finalizers: list[str] = []
+    """Who must act before it goes."""
 
 
 class Condition(ApiModel):

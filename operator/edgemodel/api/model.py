@@ -11,14 +11,18 @@ from edgemodel.api.base import (
     Bytes,
     Condition,
     Name,
+    ObjectMeta,
     Resources,
     SchemeName,
     Sha256,
     ShortText,
     Text,
+    keyed,
+    rules,
 )
 
 Task = Literal["TextGeneration", "Embeddings"]
+TASK_IS_FIXED = "task is fixed: clients of the Service rely on it; create another EdgeModel"
 
 
 class Quantization(ApiModel):
@@ -30,6 +34,13 @@ class Quantization(ApiModel):
 
 class Variant(ApiModel):
     """The model as one kind of hardware gets it."""
+
+    model_config = rules(
+        (
+            "!(has(self.replicas) && has(self.perNode) && self.perNode)",
+            "replicas and perNode exclude each other: perNode runs one pod on each node of the class",
+        ),
+    )
 
     name: Annotated[str, Field(min_length=1, max_length=20, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
     """Names the variant and its pods; unique in the EdgeModel."""
@@ -68,9 +79,11 @@ class EdgeModelSpec(ApiModel):
 
     source: Source
     """Where the unquantized model comes from."""
-    task: Task = "TextGeneration"
-    """What the model does."""
-    variants: Annotated[list[Variant], Field(max_length=16)] | None = None
+    task: Annotated[Task, Field(json_schema_extra=rules(("self == oldSelf", TASK_IS_FIXED))["json_schema_extra"])] = (
+        "TextGeneration"
+    )
+    """What the model does. Fixed once created."""
+    variants: Annotated[list[Variant], keyed("name", max_length=16, min_length=1)] | None = None
     """One for each kind of hardware. Left out: one for each hardware class that has nodes and a runtime."""
     quality: Quality | None = None
     """The gate that an artifact must pass. Left out: any artifact that could be made is served."""
@@ -139,11 +152,11 @@ class EdgeModelStatus(ApiModel):
 
     observed_generation: Annotated[int, Field(ge=-1)] = -1
     """The generation of the spec that was last acted on."""
-    conditions: Annotated[list[Condition], Field(max_length=8)] = []
+    conditions: Annotated[list[Condition], keyed("type", max_length=8)] = []
     """Ready; Reconciling while something is under way; Stalled when the user must act."""
     source: SourceStatus | None = None
     """The source, pinned."""
-    variants: Annotated[list[VariantStatus], Field(max_length=32)] = []
+    variants: Annotated[list[VariantStatus], keyed("name", max_length=32)] = []
     """A line for each variant."""
     ready_variants: Annotated[str, Field(max_length=16)] = ""
     """Ready of all, for example `1/2`."""
@@ -151,3 +164,13 @@ class EdgeModelStatus(ApiModel):
     """Schemes, for the printed column."""
     endpoint: ShortText = ""
     """Base URL of the OpenAI-compatible API inside the cluster."""
+
+
+class EdgeModel(ApiModel):
+    """A model, served on every kind of hardware that it names, from an artifact made and proven for each."""
+
+    metadata: ObjectMeta
+    spec: EdgeModelSpec
+    """What the user wants."""
+    status: EdgeModelStatus = EdgeModelStatus()
+    """How the model is doing."""

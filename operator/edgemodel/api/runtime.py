@@ -4,7 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgemodel.api.base import ApiModel, Bytes, Decimal, Name, Resources, SchemeName, Sha256, ShortText
+from edgemodel.api.base import (
+    ApiModel,
+    Bytes,
+    Decimal,
+    Name,
+    ObjectMeta,
+    Resources,
+    SchemeName,
+    Sha256,
+    ShortText,
+    keyed,
+    rules,
+)
 from edgemodel.api.model import Task
 
 Argument = Annotated[str, Field(max_length=1024)]
@@ -60,7 +72,7 @@ class Serve(ApiModel):
     """Replaces the image's entrypoint."""
     args: Annotated[list[Argument], Field(max_length=64)] = []
     """Arguments."""
-    env: Annotated[list[EnvVar], Field(max_length=64)] = []
+    env: Annotated[list[EnvVar], keyed("name", max_length=64)] = []
     """Environment beside the operator's own variables."""
     port: Annotated[int, Field(ge=1024, le=65535)] = 8080
     """Port of the OpenAI-compatible API."""
@@ -92,15 +104,19 @@ class HardwareChoice(ApiModel):
 class EdgeRuntimeSpec(ApiModel):
     """A runtime: what it reads, what makes that, what serves it, on which hardware."""
 
+    model_config = rules(
+        ("self.schemes.exists(s, s.name == self.defaultScheme)", "defaultScheme must be one of the schemes"),
+    )
+
     format: Annotated[str, Field(min_length=1, max_length=32)]
     """The artifact's format, for example `gguf`."""
     tasks: Annotated[list[Task], Field(min_length=1, max_length=2)] = ["TextGeneration"]
     """What it can do."""
-    schemes: Annotated[list[Scheme], Field(min_length=1, max_length=64)]
+    schemes: Annotated[list[Scheme], keyed("name", max_length=64, min_length=1)]
     """The schemes that it offers."""
     default_scheme: SchemeName
     """The scheme of a variant that names none."""
-    hardware: Annotated[list[HardwareChoice], Field(min_length=1, max_length=32)]
+    hardware: Annotated[list[HardwareChoice], keyed("class", max_length=32, min_length=1)]
     """The classes of hardware that it serves."""
     pipeline: Pipeline
     """What makes the artifacts."""
@@ -110,6 +126,13 @@ class EdgeRuntimeSpec(ApiModel):
 
 class LabelRequirement(ApiModel):
     """A requirement on a node's labels, as in a node affinity."""
+
+    model_config = rules(
+        (
+            "self.operator in ['In', 'NotIn'] ? size(self.values) > 0 : size(self.values) == 0",
+            "In and NotIn need values; Exists and DoesNotExist take none",
+        ),
+    )
 
     key: LabelKey
     """The label."""
@@ -131,6 +154,13 @@ class ResourceRequirement(ApiModel):
 class HardwareClassSpec(ApiModel):
     """Which nodes are of the class: those that meet all that is given."""
 
+    model_config = rules(
+        (
+            "size(self.architectures) + size(self.labels) + size(self.resources) > 0",
+            "give architectures, labels or resources: a class must not match every node",
+        ),
+    )
+
     description: ShortText = ""
     """For people."""
     architectures: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=8)] = []
@@ -143,3 +173,19 @@ class HardwareClassSpec(ApiModel):
     """All of these."""
     priority: Annotated[int, Field(ge=0, le=1000)] = 0
     """A node of several classes is labelled with the one of the highest priority."""
+
+
+class EdgeRuntime(ApiModel):
+    """A serving runtime as data: its format and schemes, the image that makes them, the image that serves them."""
+
+    metadata: ObjectMeta
+    spec: EdgeRuntimeSpec
+    """A runtime: what it reads, what makes that, what serves it, on which hardware."""
+
+
+class HardwareClass(ApiModel):
+    """A kind of hardware: which nodes are of it."""
+
+    metadata: ObjectMeta
+    spec: HardwareClassSpec
+    """Which nodes are of the class: those that meet all that is given."""

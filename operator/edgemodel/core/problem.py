@@ -1,0 +1,112 @@
+"""What stands in the way, and who has to act."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Policy = Literal["waiting", "retrying", "stalling"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why something is not (yet) as it was asked for."""
+
+    reason: str
+    """One word, the reason of a condition and of an Event."""
+    message: str
+    """For people: what is wrong and what to do about it."""
+    policy: Policy
+    """waiting: passes by itself. retrying: is tried again. stalling: the user must act."""
+
+    @staticmethod
+    def waiting(reason: str, message: str) -> "Problem":
+        """It passes by itself when the cluster changes."""
+        return Problem(reason, message, "waiting")
+
+    @staticmethod
+    def retrying(reason: str, message: str) -> "Problem":
+        """It can pass at the next try."""
+        return Problem(reason, message, "retrying")
+
+    @staticmethod
+    def stalling(reason: str, message: str) -> "Problem":
+        """It can't pass until the user changes something."""
+        return Problem(reason, message, "stalling")
+
+
+_WAITING = {
+    "ImagePullBackOff": "ImageNotFound",
+    "ErrImagePull": "ImageNotFound",
+    "InvalidImageName": "ImageNotFound",
+    "ErrImageNeverPull": "ImageNotFound",
+    "CreateContainerConfigError": "ContainerConfig",
+    "CreateContainerError": "ContainerConfig",
+    "RunContainerError": "ContainerConfig",
+}
+
+
+def _container_statuses(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    status = pod.get("status", {})
+    yield from status.get("initContainerStatuses", ())
+    yield from status.get("containerStatuses", ())
+
+
+def _terminations(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """How the pod's containers ended, the present state before the last one."""
+    for container in _container_statuses(pod):
+        for state in ("state", "lastState"):
+            ended = container.get(state, {}).get("terminated")
+            if ended:
+                yield ended
+
+
+def termination_message(pod: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The JSON object that a container of the pod left, if one did."""
+    for ended in _terminations(pod):
+        try:
+            said = json.loads(ended.get("message", ""))
+        except ValueError:
+            continue
+        if isinstance(said, dict):
+            return said
+    return None
+
+
+def pod_problem(pod: Mapping[str, Any]) -> Problem | None:
+    """What is wrong with a pod, in our words; None while nothing is."""
+    status = pod.get("status", {})
+    name = pod.get("metadata", {}).get("name", "")
+    if status.get("reason") == "Evicted":
+        message = status.get("message", "")
+        if "ephemeral" in message.lower() or "emptydir" in message.lower() or "disk" in message.lower():
+            return Problem.stalling(
+                "DiskFull", f"pod {name} was evicted: {message}. Give the node more disk, or use a smaller model"
+            )
+        return Problem.retrying("Evicted", f"pod {name} was evicted: {message}")
+    for condition in status.get("conditions", ()):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return Problem.stalling("Unschedulable", f"pod {name} fits no node: {condition.get('message', '')}")
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            return Problem.retrying("Disrupted", f"pod {name} was taken away: {condition.get('message', '')}")
+    for container in _container_statuses(pod):
+        waiting = container.get("state", {}).get("waiting", {})
+        reason = _WAITING.get(waiting.get("reason", ""))
+        if reason:
+            return Problem.stalling(reason, f"pod {name}: {waiting.get('message') or waiting['reason']}")
+    for ended in _terminations(pod):
+        if ended.get("reason") == "OOMKilled":
+            return Problem.retrying("OutOfMemory", f"pod {name} was killed: it needed more memory than its limit")
+        if ended.get("exitCode", 0) == 0:
+            continue
+        try:
+            said = json.loads(ended.get("message", ""))
+            make = Problem.retrying if said["retry"] else Problem.stalling
+            return make(str(said["reason"])[:63], str(said["message"]))
+        except (ValueError, KeyError, TypeError):
+            return Problem.retrying(
+                "ContainerFailed", f"pod {name}: a container ended with exit code {ended.get('exitCode')}"
+            )
+    if status.get("phase") == "Failed":
+        return Problem.retrying(status.get("reason") or "PodFailed", f"pod {name}: {status.get('message', 'failed')}")
+    return None

@@ -1,0 +1,42 @@
+"""How far a Deployment or a DaemonSet is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgemodel.api.model import ReplicaStatus
+from edgemodel.core.objects import ARTIFACT_LABEL
+
+
+def artifact_of(workload: Mapping[str, Any]) -> str:
+    """Key of the artifact that the workload's new pods serve."""
+    labels: Mapping[str, str] = workload["spec"]["template"]["metadata"].get("labels", {})
+    return labels.get(ARTIFACT_LABEL, "")
+
+
+def replicas_of(workload: Mapping[str, Any]) -> ReplicaStatus:
+    """Counts, as the workload's own controller last wrote them."""
+    status = workload.get("status", {})
+    if workload["kind"] == "DaemonSet":
+        return ReplicaStatus(
+            desired=status.get("desiredNumberScheduled", 0),
+            updated=status.get("updatedNumberScheduled", 0),
+            ready=status.get("numberReady", 0),
+        )
+    return ReplicaStatus(
+        desired=workload["spec"].get("replicas", 1),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+    )
+
+
+def is_rolled_out(workload: Mapping[str, Any]) -> bool:
+    """Whether every pod that there should be is of the latest revision and ready, and no other is left."""
+    status = workload.get("status", {})
+    if status.get("observedGeneration", -1) < workload["metadata"].get("generation", 0):
+        return False
+    replicas = replicas_of(workload)
+    if workload["kind"] == "DaemonSet":
+        total = status.get("currentNumberScheduled", 0) + status.get("numberMisscheduled", 0)
+    else:
+        total = status.get("replicas", 0)
+    return replicas.desired == replicas.updated == replicas.ready == total
