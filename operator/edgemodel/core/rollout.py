@@ -39,4 +39,4 @@ def is_rolled_out(workload: Mapping[str, Any]) -> bool:
         total = status.get("currentNumberScheduled", 0) + status.get("numberMisscheduled", 0)
     else:
         total = status.get("replicas", 0)
-    return replicas.desired == replicas.updated == replicas.ready == total
+    return bool(replicas.desired == replicas.updated == replicas.ready == total)
