@@ -1,4 +1,4 @@
-"""The four custom resources of the group `edgemodel.dev`, as frozen pydantic types. `python -m edgemodel.api` writes crds/."""
+"""The four custom resources of the group `edgemodel.dev`, as frozen types. `python -m edgemodel.api` writes crds/."""
 
 GROUP = "edgemodel.dev"
 VERSION = "v1alpha1"

@@ -119,6 +119,13 @@ CUSTOM_RESOURCES = (
 )
 
 
+def _without_nulls(value: Any) -> Any:
+    """A default as a schema may hold it: what is unset is not there."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return value
+
+
 def _inline(node: Any, definitions: Schema, defaults: bool) -> Any:
     """The structural schema of `node`."""
     if isinstance(node, list):
@@ -136,7 +143,9 @@ def _inline(node: Any, definitions: Schema, defaults: bool) -> Any:
     for key, value in node.items():
         if key in ("title", "const") or (key == "default" and not defaults):
             continue
-        if key == "properties":
+        if key == "default":
+            out[key] = _without_nulls(value)
+        elif key == "properties":
             out[key] = {name: _inline(child, definitions, defaults) for name, child in value.items()}
         elif key == "description":
             out[key] = " ".join(value.split())
@@ -153,7 +162,7 @@ def _schema(resource: CustomResource) -> Schema:
     properties: Schema = {
         "apiVersion": {"type": "string", "description": "Version of this representation of the object."},
         "kind": {"type": "string", "description": "The kind of the object."},
-        "metadata": {"type": "object", "description": "Standard object's metadata."},
+        "metadata": {"type": "object"},
     }
     for part in ("spec", "status"):
         if part in generated["properties"]:

@@ -53,8 +53,8 @@ class EdgeModelController:
             return None  # its children go with it; artifacts look after themselves
         scope = ModelScope(EdgeModel.model_validate(observed))
         steps: tuple[Callable[[ModelScope], Awaitable[float | None]], ...] = (
-            self._resolve_source,
             self._decide,
+            self._resolve_source,
             self._want_artifacts,
             self._roll_out,
             self._expose,
@@ -81,29 +81,26 @@ class EdgeModelController:
 
     # Steps
 
+    async def _decide(self, scope: ModelScope) -> None:
+        scope.variants = [VariantScope(decision) for decision in decide(scope.model.spec, self._context.landscape())]
+
     async def _resolve_source(self, scope: ModelScope) -> float | None:
         model = scope.model
         scope.source = self._known_source(model)
         pods = [pod for pod in self._children("Pod", model) if pod["metadata"]["labels"].get(ROLE_LABEL) == "resolve"]
         again = None
-        if scope.source is None:
+        if scope.source is None and any(isinstance(variant.decision, Choice) for variant in scope.variants):
             again, pods = await self._ask_resolver(scope, pods)
         for pod in pods if scope.source is None or scope.source == model.status.source else ():
             await self._context.applier.delete(Ref.of(pod))
         return again
-
-    async def _decide(self, scope: ModelScope) -> None:
-        for decision in decide(scope.model.spec, self._context.landscape()):
-            variant = VariantScope(decision)
-            if isinstance(decision, Choice) and scope.source is not None:
-                variant.key = decision.key(scope.source)
-            scope.variants.append(variant)
 
     async def _want_artifacts(self, scope: ModelScope) -> None:
         namespace = scope.model.metadata.namespace
         for variant in scope.variants:
             if scope.source is None or not isinstance(variant.decision, Choice):
                 continue
+            variant.key = variant.decision.key(scope.source)
             found = self._context.cache.get("ModelArtifact", namespace, variant.key)
             if found is None:
                 wanted = model_artifact(scope.model, variant.decision, _plain(scope.source))
