@@ -1,0 +1,53 @@
+# What each target does is in CONTRIBUTING.md. `make demo` and `make test` need nothing installed but Python 3.11 or newer.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLUSTER := $(PYTHON) hack/cluster
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml
+	@echo "== environment"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.PHONY: env
+env: $(VENV)/.installed ## The Python environment in .venv
+
+.PHONY: test
+test: env ## Everything: lint, types, layers, unit, golden, chart, apiserver, faults, e2e
+	@$(BIN)/python -m hack.test
+
+.PHONY: check
+check: env ## What takes seconds: lint, types, layers, unit, golden
+	@$(BIN)/python -m hack.test --quick
+
+.PHONY: demo
+demo: env ## From nothing to a streamed answer on a cluster of this machine
+	@$(BIN)/python -m hack.demo
+
+.PHONY: demo-down
+demo-down: ## Takes the cluster down and leaves nothing of it
+	@$(CLUSTER) down
+
+.PHONY: generate
+generate: env ## What is generated: crds/, the chart's copies, the API reference
+	@$(BIN)/python -m hack.generate
+
+.PHONY: format
+format: env ## Formats the code
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+.PHONY: requirements
+requirements: env ## Pins the dependencies anew
+	@$(BIN)/python -m pip install --quiet uv
+	@for name in operator dev llamacpp; do case $$name in \
+	  operator) extra= ;; dev) extra="--group dev -c requirements/operator.txt" ;; llamacpp) extra="--extra llamacpp" ;; esac; \
+	  $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
+	    pyproject.toml $$extra --output-file requirements/$$name.txt; done

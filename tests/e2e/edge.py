@@ -1,0 +1,139 @@
+"""What the end-to-end tests do to the cluster, in the words of a platform engineer."""
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from openai import OpenAI
+
+from hack.cluster.shell import ClusterError
+from hack.deploy import SOURCES, Deployed
+from tests.kstatus import kstatus
+
+NAMESPACE = "edge-e2e"
+OTHER_NAMESPACE = "edge-e2e-other"
+Json = dict[str, Any]
+
+
+def edge_model(name: str, scheme: str = "Q8_0", **spec: Any) -> Json:
+    """An EdgeModel of the tiny model."""
+    return {
+        "apiVersion": "edgemodel.dev/v1alpha1",
+        "kind": "EdgeModel",
+        "metadata": {"name": name},
+        "spec": {
+            "source": {"uri": f"s3://{SOURCES}/tiny", "secretRef": {"name": SOURCES}},
+            "variants": [{"name": "cpu", "runtime": "llamacpp", "quantization": {"scheme": scheme}}],
+            "serving": {"contextLength": 256, "parallel": 2},
+        }
+        | spec,
+    }
+
+
+def condition(obj: Json, kind: str) -> Json:
+    """A condition of an object; empty if it has none of this type."""
+    found = obj.get("status", {}).get("conditions", [])
+    return next((each for each in found if each["type"] == kind), {})
+
+
+@dataclass
+class Edge:
+    """The cluster under test."""
+
+    deployed: Deployed
+
+    def apply(self, obj: Json, namespace: str = NAMESPACE) -> None:
+        """kubectl apply."""
+        self.deployed.kubectl("apply", "--namespace", namespace, "-f", "-", text=json.dumps(obj))
+
+    def delete(self, kind: str, name: str, namespace: str = NAMESPACE) -> None:
+        """kubectl delete, waiting until it is gone."""
+        self.deployed.kubectl("delete", kind, name, "--namespace", namespace, "--ignore-not-found", "--timeout=180s")
+
+    def get(self, kind: str, name: str, namespace: str = NAMESPACE) -> Json:
+        """One object."""
+        found: Json = json.loads(self.deployed.kubectl("get", kind, name, "--namespace", namespace, "-o", "json"))
+        return found
+
+    def list(self, kinds: str, namespace: str = NAMESPACE, selector: str = "") -> list[Json]:
+        """All objects of some kinds."""
+        command = ("get", kinds, "--namespace", namespace, "--selector", selector, "-o", "json")
+        items: list[Json] = json.loads(self.deployed.kubectl(*command))["items"]
+        return items
+
+    def wait(self, what: str, holds: Callable[[], bool], seconds: float = 180) -> None:
+        """Waits until something holds."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                pytest_fail = "\n".join([f"{what}: not so after {seconds:.0f} s", self.describe()])
+                raise AssertionError(pytest_fail)
+            time.sleep(0.5)
+
+    def wait_ready(self, name: str, namespace: str = NAMESPACE, seconds: float = 300) -> Json:
+        """What a GitOps pipeline does: waits for Ready of the latest generation. Fails at once when it stalls."""
+
+        def ready() -> bool:
+            model = self.get("em", name, namespace)
+            if kstatus(model) == "Failed":
+                raise AssertionError(f"stalled: {condition(model, 'Stalled')}")
+            return kstatus(model) == "Current"
+
+        self.wait(f"EdgeModel {name} ready", ready, seconds)
+        return self.get("em", name, namespace)
+
+    def wait_reason(self, name: str, reason: str, seconds: float = 180) -> Json:
+        """Waits until Ready is False for a reason."""
+
+        def so() -> bool:
+            ready = condition(self.get("em", name), "Ready")
+            return ready.get("status") == "False" and ready.get("reason") == reason
+
+        self.wait(f"EdgeModel {name}: {reason}", so, seconds)
+        return self.get("em", name)
+
+    def events(self, name: str, namespace: str = NAMESPACE) -> set[str]:
+        """Reasons of the Events about an object."""
+        found = self.list("events", namespace)
+        return {event["reason"] for event in found if event["involvedObject"]["name"] == name}
+
+    def describe(self) -> str:
+        """The cluster, for whoever reads why a test failed."""
+        try:
+            return self.deployed.kubectl("get", "em,ma,pods,jobs,events", "--namespace", NAMESPACE, "-o", "wide")
+        except ClusterError as error:
+            return str(error)
+
+    def clear(self) -> None:
+        """Deletes what earlier tests left."""
+        for namespace in (NAMESPACE, OTHER_NAMESPACE):
+            self.deployed.kubectl("delete", "em,ma", "--all", "--namespace", namespace, "--timeout=180s")
+
+    def blobs(self, namespace: str = NAMESPACE) -> set[str]:
+        """Keys of all objects in the artifact store."""
+        with self.deployed.store(namespace) as s3:
+            buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"] if bucket["Name"] != SOURCES]
+            pages = [s3.list_objects_v2(Bucket=bucket) for bucket in buckets]
+        return {found["Key"] for page in pages for found in page.get("Contents", [])}
+
+    @contextmanager
+    def openai(self, name: str, namespace: str = NAMESPACE) -> Iterator[OpenAI]:
+        """The official client, on the model's Service."""
+        with self.deployed.forwarded(namespace, f"service/{name}", 80) as port:
+            client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+            with client:
+                yield client
+
+    def scrape(self, namespace: str, target: str, port: int) -> Mapping[str, float]:
+        """What Prometheus would get: sample name with labels -> value."""
+        with (
+            self.deployed.forwarded(namespace, target, port) as local,
+            urllib.request.urlopen(f"http://127.0.0.1:{local}/metrics") as answer,
+        ):
+            lines = answer.read().decode().splitlines()
+        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
