@@ -13,7 +13,9 @@ from edgemodel.api.base import (
     ArtifactKey,
     Bytes,
     Condition,
+    Count,
     Decimal,
+    Generation,
     LocalRef,
     Name,
     ObjectMeta,
@@ -30,7 +32,8 @@ SourceUri = Annotated[
     Field(
         min_length=6,
         max_length=1024,
-        pattern=r"^(s3|hf|https|pvc)://[^\s\\]+$",
+        # Not \s: what is a space differs from engine to engine, and what an apiserver takes we must take.
+        pattern=r"^(s3|hf|https|pvc)://[^\p{Z}\p{Cc}\\]+$",
     ),
 ]
 
@@ -49,7 +52,7 @@ class Source(ApiModel):
         ),
         ("!self.uri.contains('..')", "the path of a source must not leave its folder: take '..' out of uri"),
         (
-            "!self.uri.matches('^https://(169[.]254[.]|\\\\[fe[89ab])')",
+            "!self.uri.matches('^https://([[]([0:]*:ffff:)?)?(169[.]254[.]|(?i)fe[89ab][0-9a-f]:)')",
             "a source must not be on a link-local address",
         ),
         (
@@ -76,19 +79,19 @@ class ModelFacts(ApiModel):
 
     architecture: ShortText
     """The architecture's name as the source gives it, for example `LlamaForCausalLM` or `llama`."""
-    parameters: Annotated[int, Field(ge=0)]
+    parameters: Count
     """How many weights."""
-    layers: Annotated[int, Field(ge=0)] = 0
+    layers: Count = 0
     """Transformer blocks."""
-    kv_heads: Annotated[int, Field(ge=0)] = 0
+    kv_heads: Count = 0
     """Heads of keys and values in a block."""
-    head_size: Annotated[int, Field(ge=0)] = 0
+    head_size: Count = 0
     """Elements in a head."""
-    hidden_size: Annotated[int, Field(ge=0)] = 0
+    hidden_size: Count = 0
     """Width of the residual stream."""
-    vocabulary: Annotated[int, Field(ge=0)] = 0
+    vocabulary: Count = 0
     """Tokens in the vocabulary."""
-    context_length: Annotated[int, Field(ge=0)] = 0
+    context_length: Count = 0
     """The context that the model was trained for, in tokens."""
 
 
@@ -141,7 +144,7 @@ class QualityReport(ApiModel):
     """Mean Kullback-Leibler divergence of the artifact's next-token distribution from the baseline's, in nats."""
     top_token_agreement: Decimal
     """Share of positions at which both think the same token most likely."""
-    tokens: Annotated[int, Field(ge=0)]
+    tokens: Count
     """Tokens that were scored."""
     text_digest: Sha256
     """Digest of the held-out text."""
@@ -193,7 +196,7 @@ class JobStatus(ApiModel):
 class ModelArtifactStatus(ApiModel):
     """What became of it."""
 
-    observed_generation: Annotated[int, Field(ge=-1)] = -1
+    observed_generation: Generation = -1
     """The generation of the spec that was last acted on."""
     conditions: Annotated[list[Condition], keyed("type", max_length=8)] = []
     """Ready; Reconciling while it is made; Stalled when the user must act."""

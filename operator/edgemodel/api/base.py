@@ -36,7 +36,12 @@ Decimal = Annotated[str, Field(max_length=24, pattern=r"^-?[0-9]{1,12}(\.[0-9]{1
 
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=256)]
-Bytes = Annotated[int, Field(ge=0)]
+LARGEST = 2**53 - 1
+"""Whole numbers up to here mean the same to every reader of JSON."""
+
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Bytes = Count
+Generation = Annotated[int, Field(ge=-1, le=LARGEST)]
 
 
 def decimal(value: float, digits: int = 4) -> str:
@@ -96,7 +101,7 @@ class Condition(ApiModel):
     """Why, as one word for programs."""
     message: Annotated[str, Field(max_length=2048)] = ""
     """Why, for people, and what to do about it."""
-    observed_generation: Annotated[int, Field(ge=-1)] = -1
+    observed_generation: Generation = -1
     """The generation of the spec that this was said of."""
     last_transition_time: Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
     """When the status last changed."""

@@ -44,6 +44,11 @@ class CustomResource:
         return self.model.__name__
 
 
+LABEL_NAME = (
+    "size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    "the name becomes a label's value: at most 63 of a-z, 0-9 and '-'",
+)
+
 READY = Column("Ready", '.status.conditions[?(@.type=="Ready")].status')
 REASON = Column("Reason", '.status.conditions[?(@.type=="Ready")].reason')
 MESSAGE = Column("Message", '.status.conditions[?(@.type=="Ready")].message', priority=1)
@@ -103,6 +108,7 @@ CUSTOM_RESOURCES = (
             Column("Image", ".spec.serving.image", priority=1),
             AGE,
         ),
+        (LABEL_NAME,),
     ),
     CustomResource(
         HardwareClass,
@@ -115,6 +121,7 @@ CUSTOM_RESOURCES = (
             Column("Description", ".spec.description"),
             AGE,
         ),
+        (LABEL_NAME,),
     ),
 )
 

@@ -10,6 +10,8 @@ from edgemodel.api.base import (
     ArtifactKey,
     Bytes,
     Condition,
+    Count,
+    Generation,
     Name,
     ObjectMeta,
     Resources,
@@ -105,11 +107,11 @@ class ArtifactStatus(ApiModel):
 class ReplicaStatus(ApiModel):
     """The variant's pods."""
 
-    desired: Annotated[int, Field(ge=0)] = 0
+    desired: Count = 0
     """How many there should be."""
-    updated: Annotated[int, Field(ge=0)] = 0
+    updated: Count = 0
     """How many are of the latest revision."""
-    ready: Annotated[int, Field(ge=0)] = 0
+    ready: Count = 0
     """How many answer."""
 
 
@@ -150,7 +152,7 @@ class SourceStatus(ResolvedSource):
 class EdgeModelStatus(ApiModel):
     """How the model is doing."""
 
-    observed_generation: Annotated[int, Field(ge=-1)] = -1
+    observed_generation: Generation = -1
     """The generation of the spec that was last acted on."""
     conditions: Annotated[list[Condition], keyed("type", max_length=8)] = []
     """Ready; Reconciling while something is under way; Stalled when the user must act."""

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgemodel.api.base import (
+    LARGEST,
     ApiModel,
     Bytes,
     Decimal,
@@ -145,9 +146,13 @@ class LabelRequirement(ApiModel):
 class ResourceRequirement(ApiModel):
     """A resource that a node must offer."""
 
+    model_config = rules(
+        ("self.name.contains('/')", "classes are told apart by extended resources, for example nvidia.com/gpu"),
+    )
+
     name: Annotated[str, Field(min_length=1, max_length=317)]
     """The resource, for example `nvidia.com/gpu`; `*` at the end stands for any rest."""
-    minimum: Annotated[int, Field(ge=1)] = 1
+    minimum: Annotated[int, Field(ge=1, le=LARGEST)] = 1
     """How much of it must be allocatable."""
 
 

@@ -82,7 +82,6 @@ _WORKLOAD_STATUS = frozenset(
         "desiredNumberScheduled",
         "updatedNumberScheduled",
         "currentNumberScheduled",
-        "numberMisscheduled",
         "numberReady",
     }
 )

@@ -1,7 +1,9 @@
 """Which nodes are of which hardware class."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from edgemodel.api.runtime import HardwareClass, HardwareClassSpec, LabelRequirement, ResourceRequirement
 
@@ -82,21 +84,19 @@ def hardware_labels(classes: tuple[str, ...]) -> dict[str, str]:
 class Fleet:
     """How many nodes there are of each class."""
 
-    any_rank: Mapping[str, int]
-    """Class -> nodes that are of it."""
-    best: Mapping[str, int]
-    """Class -> nodes whose best class it is."""
+    nodes: Mapping[tuple[str, ...], int]
+    """Classes, the best first -> nodes that are of just these."""
+
+    @cached_property
+    def any_rank(self) -> Mapping[str, int]:
+        """Class -> nodes that are of it."""
+        found: Counter[str] = Counter()
+        for classes, count in self.nodes.items():
+            found.update(dict.fromkeys(classes, count))
+        return found
 
 
 def fleet_of(nodes: Iterable[NodeFacts], classes: Iterable[HardwareClass]) -> Fleet:
     """Count the nodes."""
-    classes = tuple(classes)
-    any_rank: dict[str, int] = {}
-    best: dict[str, int] = {}
-    for node in nodes:
-        names = classes_of(node, classes)
-        for name in names:
-            any_rank[name] = any_rank.get(name, 0) + 1
-        if names:
-            best[names[0]] = best.get(names[0], 0) + 1
-    return Fleet(any_rank, best)
+    known = tuple(classes)
+    return Fleet(Counter(filter(None, (classes_of(node, known) for node in nodes))))

@@ -78,8 +78,10 @@ def _rollout_problem(scope: VariantScope) -> Problem | None:
     if workload is not None and artifact_of(workload) == scope.key and is_rolled_out(workload):
         return None
     for pod in scope.pods:
-        labels = pod["metadata"].get("labels", {})
-        problem = pod_problem(pod) if labels.get(ARTIFACT_LABEL) == scope.key else None
+        metadata = pod["metadata"]
+        if metadata.get("labels", {}).get(ARTIFACT_LABEL) != scope.key or "deletionTimestamp" in metadata:
+            continue
+        problem = pod_problem(pod)
         if problem:
             return problem
     if workload is None:
@@ -136,6 +138,8 @@ def model_status(scope: ModelScope, now: str) -> EdgeModelStatus:
         if problem:
             name = variant.decision.variant.name
             problems.append(Problem(problem.reason, f"variant {name}: {problem.message}", problem.policy))
+    if not variants and scope.source_problem:
+        problems.append(scope.source_problem)
     if not variants and not problems:
         problems.append(
             Problem.waiting("NoNode", "no node is of a hardware class that an EdgeRuntime serves: waiting for one")

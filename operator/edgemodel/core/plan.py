@@ -7,8 +7,11 @@ from edgemodel.api.artifact import Recipe, ResolvedSource
 from edgemodel.api.model import EdgeModelSpec, Variant
 from edgemodel.api.runtime import EdgeRuntime, HardwareClass, Scheme
 from edgemodel.core.hardware import Fleet
-from edgemodel.core.keys import artifact_key
+from edgemodel.core.keys import artifact_key, short_hash
 from edgemodel.core.problem import Problem
+
+MAX_VARIANTS = 16
+"""As many as an EdgeModel may name."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,20 @@ def _preference(runtime: EdgeRuntime, hardware: str) -> int:
 
 
 def _default_variants(spec: EdgeModelSpec, landscape: Landscape) -> Iterator[Variant]:
-    """One for each class that is the best of some node and that a runtime serves."""
-    for name in sorted(landscape.fleet.best):
-        able = (
-            runtime
-            for runtime in landscape.runtimes.values()
-            if spec.task in runtime.spec.tasks and _preference(runtime, name) >= 0
-        )
-        if any(able):
-            yield Variant(name=name[:20].rstrip("-"), hardware=name)
+    """One for each class that is, of those that a runtime serves, the best of some node."""
+    served = {
+        choice.hardware_class
+        for runtime in landscape.runtimes.values()
+        if spec.task in runtime.spec.tasks
+        for choice in runtime.spec.hardware
+    }
+    best = {name for classes in landscape.fleet.nodes for name in [name for name in classes if name in served][:1]}
+    for name in sorted(best)[:MAX_VARIANTS]:
+        yield Variant(name=_variant_name(name), hardware=name)
+
+
+def _variant_name(hardware: str) -> str:
+    return hardware if len(hardware) <= 20 else f"{hardware[:13].rstrip('-')}-{short_hash(hardware, length=6)}"
 
 
 def _choose_runtime(spec: EdgeModelSpec, variant: Variant, landscape: Landscape) -> tuple[EdgeRuntime, str] | Problem:
@@ -92,19 +100,25 @@ def _choose_runtime(spec: EdgeModelSpec, variant: Variant, landscape: Landscape)
                 f"EdgeRuntime {variant.runtime!r} does not do {spec.task}; it does: {_names(runtime.spec.tasks)}",
             )
         return runtime, f"runtime {variant.runtime} as asked"
-    able = [runtime for runtime in known.values() if spec.task in runtime.spec.tasks]
-    wanted = [variant.hardware] if variant.hardware else list(landscape.fleet.any_rank)
-    ranked = sorted(
-        ((-_preference(runtime, hardware), runtime.metadata.name) for runtime in able for hardware in wanted),
+    offers = sorted(
+        (-choice.preference, runtime.metadata.name, choice.hardware_class)
+        for runtime in known.values()
+        if spec.task in runtime.spec.tasks
+        for choice in runtime.spec.hardware
+        if variant.hardware in (None, choice.hardware_class)
     )
-    ranked = [entry for entry in ranked if entry[0] <= 0]
-    if not ranked:
-        return Problem.stalling(
-            "NoRuntime",
-            f"no EdgeRuntime does {spec.task} on {_names(wanted)}; there are: {_names(known)}",
+    if not offers:
+        where = f" on {variant.hardware}" if variant.hardware else ""
+        return Problem.stalling("NoRuntime", f"no EdgeRuntime does {spec.task}{where}; there are: {_names(known)}")
+    there = [offer for offer in offers if variant.hardware or landscape.fleet.any_rank.get(offer[2])]
+    if not there:
+        return Problem.waiting(
+            "NoNode",
+            f"no node is of a class that an EdgeRuntime for {spec.task} serves "
+            f"({_names({hardware for _, _, hardware in offers})}): waiting for one to join",
         )
-    name = ranked[0][1]
-    others = sorted({other for _, other in ranked[1:]} - {name})
+    name = there[0][1]
+    others = sorted({other for _, other, _ in there} - {name})
     return known[name], f"runtime {name} serves it best" + (f", before {', '.join(others)}" if others else "")
 
 
@@ -112,11 +126,6 @@ def _choose_hardware(runtime: EdgeRuntime, variant: Variant, landscape: Landscap
     served = [choice.hardware_class for choice in runtime.spec.hardware]
     runtime_name = runtime.metadata.name
     if variant.hardware is not None:
-        if variant.hardware not in landscape.classes:
-            return Problem.stalling(
-                "UnknownHardware",
-                f"there is no HardwareClass {variant.hardware!r}; there are: {_names(landscape.classes)}",
-            )
         if variant.hardware not in served:
             return Problem.stalling(
                 "HardwareNotSupported",
@@ -155,6 +164,10 @@ def _choose_scheme(runtime: EdgeRuntime, variant: Variant) -> tuple[Scheme, str]
 
 
 def _decide(spec: EdgeModelSpec, variant: Variant, landscape: Landscape) -> Decision:
+    if variant.hardware is not None and variant.hardware not in landscape.classes:
+        known = _names(landscape.classes)
+        unknown = f"there is no HardwareClass {variant.hardware!r}; there are: {known}"
+        return Undecided(variant, Problem.stalling("UnknownHardware", unknown))
     runtime = _choose_runtime(spec, variant, landscape)
     if isinstance(runtime, Problem):
         return Undecided(variant, runtime)

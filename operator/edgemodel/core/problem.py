@@ -1,6 +1,7 @@
 """What stands in the way, and who has to act."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +36,9 @@ class Problem:
         return Problem(reason, message, "stalling")
 
 
+_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,61}[A-Za-z0-9_])?")
+"""What a condition takes for a reason."""
+
 _WAITING = {
     "ImagePullBackOff": "ImageNotFound",
     "ErrImagePull": "ImageNotFound",
@@ -53,12 +57,11 @@ def _container_statuses(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _terminations(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """How the pod's containers ended, the present state before the last one."""
+    """How the pod's containers ended; the time before, of those that wait or run again."""
     for container in _container_statuses(pod):
-        for state in ("state", "lastState"):
-            ended = container.get(state, {}).get("terminated")
-            if ended:
-                yield ended
+        ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
+        if ended:
+            yield ended
 
 
 def termination_message(pod: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -71,6 +74,26 @@ def termination_message(pod: Mapping[str, Any]) -> dict[str, Any] | None:
         if isinstance(said, dict):
             return said
     return None
+
+
+def _said(ended: Mapping[str, Any]) -> Problem | None:
+    """What a container of ours said of why it failed."""
+    try:
+        said = json.loads(ended.get("message", ""))
+        reason, message, retry = said["reason"], said["message"], said["retry"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not _REASON.fullmatch(str(reason)):
+        return None
+    return (Problem.retrying if retry else Problem.stalling)(str(reason), str(message))
+
+
+def _pod_failure(pod: Mapping[str, Any]) -> Problem:
+    """Its kubelet's words: some reasons hold a resource's name (`OutOfnvidia.com/gpu`), which ours can't."""
+    status, name = pod["status"], pod["metadata"]["name"]
+    reason = status.get("reason", "")
+    message = f"pod {name}: {status.get('message', 'failed')}"
+    return Problem.retrying(reason if _REASON.fullmatch(reason) else "PodFailed", message)
 
 
 def pod_problem(pod: Mapping[str, Any]) -> Problem | None:
@@ -99,14 +122,10 @@ def pod_problem(pod: Mapping[str, Any]) -> Problem | None:
             return Problem.retrying("OutOfMemory", f"pod {name} was killed: it needed more memory than its limit")
         if ended.get("exitCode", 0) == 0:
             continue
-        try:
-            said = json.loads(ended.get("message", ""))
-            make = Problem.retrying if said["retry"] else Problem.stalling
-            return make(str(said["reason"])[:63], str(said["message"]))
-        except (ValueError, KeyError, TypeError):
-            return Problem.retrying(
-                "ContainerFailed", f"pod {name}: a container ended with exit code {ended.get('exitCode')}"
-            )
-    if status.get("phase") == "Failed":
-        return Problem.retrying(status.get("reason") or "PodFailed", f"pod {name}: {status.get('message', 'failed')}")
-    return None
+        said = _said(ended)
+        if said is None and status.get("reason"):
+            break  # for example DeadlineExceeded: more telling than the exit code of what was killed for it
+        return said or Problem.retrying(
+            "ContainerFailed", f"pod {name}: a container ended with exit code {ended['exitCode']}"
+        )
+    return _pod_failure(pod) if status.get("phase") == "Failed" else None

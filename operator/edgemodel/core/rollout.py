@@ -35,8 +35,5 @@ def is_rolled_out(workload: Mapping[str, Any]) -> bool:
     if status.get("observedGeneration", -1) < workload["metadata"].get("generation", 0):
         return False
     replicas = replicas_of(workload)
-    if workload["kind"] == "DaemonSet":
-        total = status.get("currentNumberScheduled", 0) + status.get("numberMisscheduled", 0)
-    else:
-        total = status.get("replicas", 0)
+    total = status.get("currentNumberScheduled" if workload["kind"] == "DaemonSet" else "replicas", 0)
     return bool(replicas.desired == replicas.updated == replicas.ready == total)

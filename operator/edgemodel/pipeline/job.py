@@ -1,0 +1,138 @@
+"""The quantization Job: fetch, let the toolchain convert, calibrate, quantize and evaluate, publish.
+
+An artifact is in the store whole or not at all, wherever this process ends; run again, it finds what is there.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource, Source
+from edgemodel.api.base import ApiModel, ArtifactKey, Bytes, Sha256
+from edgemodel.pipeline.errors import InternalError, SourceChangedError
+from edgemodel.pipeline.progress import Reporter
+from edgemodel.pipeline.resolve import Resolution, resolve
+from edgemodel.pipeline.sources import SourceReader, open_source
+from edgemodel.pipeline.termination import log
+from edgemodel.pipeline.toolchain import Product, toolchain
+from edgemodel.store.artifacts import ArtifactStore, Published
+from edgemodel.store.config import StoreConfig
+from edgemodel.store.manifest import Manifest, describe
+
+
+class JobRequest(ApiModel):
+    """What the operator asks for."""
+
+    key: ArtifactKey
+    """The artifact's key."""
+    source: Source
+    """Where to read the source."""
+    resolved: ResolvedSource
+    """The source as it was pinned."""
+    recipe: Recipe
+    """How to make the artifact."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "JobRequest":
+        """The request in EDGEMODEL_JOB."""
+        try:
+            return cls.model_validate_json(environ.get("EDGEMODEL_JOB", ""))
+        except ValidationError:
+            raise InternalError("EDGEMODEL_JOB is no request: operator and image are of different versions") from None
+
+
+class JobResult(ApiModel):
+    """What a Job that succeeded leaves behind."""
+
+    manifest_digest: Sha256
+    """Digest of the manifest in the store."""
+    bytes: Bytes
+    """Size of the artifact."""
+    baseline_bytes: Bytes | None
+    """Size of the unquantized model in the same format."""
+    quality: QualityReport | None
+    """What the artifact is worth."""
+
+
+def run(environ: Mapping[str, str] = os.environ) -> JobResult:
+    """Makes the artifact that the environment asks for, unless it is there."""
+    request = JobRequest.from_env(environ)
+    store = ArtifactStore(StoreConfig.from_env(environ))
+    present = store.read_manifest(request.key)
+    if present and store.is_whole(present.manifest):
+        log("the artifact is there already", key=request.key, digest=present.digest)
+        return _result(present)
+    tools = toolchain(request.recipe.toolchain)
+    tools.check(request.recipe)
+    work = Path(environ.get("EDGEMODEL_WORK") or "/work")
+    source, making = _folder(work / "model"), _folder(work / "make")
+    reporter = Reporter(lambda progress: store.write_progress(request.key, progress))
+    try:
+        _fetch(request, environ, source, reporter)
+        product = tools.make(source, request.resolved, request.recipe, making, reporter.step)
+        published = _publish(store, request, product, reporter)
+    finally:
+        reporter.close()
+    return _result(published)
+
+
+def _fetch(request: JobRequest, environ: Mapping[str, str], folder: Path, reporter: Reporter) -> None:
+    step = reporter.step("Fetch", request.resolved.bytes)
+    reader: SourceReader = open_source(_pinned(request), environ)
+    found: Resolution = resolve(reader)
+    if found.resolved.digest != request.resolved.digest:
+        raise SourceChangedError(
+            f"{request.source.uri} now has the digest {found.resolved.digest}, not {request.resolved.digest}: "
+            "set another spec.source.revision, or restore the files"
+        )
+    for file in found.files:
+        reader.fetch(file, folder / file.path, step.add)
+
+
+def _pinned(request: JobRequest) -> Source:
+    """The source at the revision that was found when it was resolved: a branch may have moved on since."""
+    revision = request.resolved.revision or request.source.revision
+    return request.source.model_copy(update={"revision": revision})
+
+
+def _publish(store: ArtifactStore, request: JobRequest, product: Product, reporter: Reporter) -> Published:
+    step = reporter.step("Publish")
+    manifest = Manifest(
+        key=request.key,
+        format=product.format,
+        files=describe(product.folder),
+        entrypoint=product.entrypoint,
+        recipe=request.recipe,
+        source=request.resolved,
+        source_uri=request.source.uri,
+        tools=product.tools,
+        quality=product.quality,
+        baseline_bytes=product.baseline_bytes,
+    )
+    digest = store.publish(manifest, product.folder, step.bytes)
+    if digest == manifest.digest():
+        return Published(manifest, digest, "")
+    published = store.read_manifest(request.key)
+    if published is None:
+        raise InternalError(f"the artifact {request.key} was removed while it was published: it will be made again")
+    return published
+
+
+def _result(published: Published) -> JobResult:
+    manifest = published.manifest
+    return JobResult(
+        manifest_digest=published.digest,
+        bytes=manifest.size,
+        baseline_bytes=manifest.baseline_bytes,
+        quality=manifest.quality,
+    )
+
+
+def _folder(path: Path) -> Path:
+    """An empty folder, also after an earlier process in this container."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path

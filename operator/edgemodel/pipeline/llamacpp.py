@@ -1,0 +1,264 @@
+"""llama.cpp: safetensors or GGUF in, one quantized GGUF file out.
+
+Its own converter, `llama-imatrix` and `llama-perplexity` run as programs; quantizing goes through its Python binding,
+in a process of its own. All of them are of the one llama.cpp tree at LLAMACPP_HOME.
+"""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
+from edgemodel.api.base import decimal
+from edgemodel.core.sizing import BATCH_TOKENS, HELD_OUT_TOKENS
+from edgemodel.pipeline import texts
+from edgemodel.pipeline.children import ChildFailedError, run_child
+from edgemodel.pipeline.cpus import threads
+from edgemodel.pipeline.errors import (
+    CalibrationMismatchError,
+    EvaluationFailedError,
+    QuantizationFailedError,
+    UnknownSchemeError,
+    UnsupportedArchitectureError,
+)
+from edgemodel.pipeline.headers import UNQUANTIZED, read_gguf
+from edgemodel.pipeline.llamacpp_schemes import SCHEMES
+from edgemodel.pipeline.progress import Step
+from edgemodel.pipeline.toolchain import Product
+
+HOME = "/opt/llama.cpp"
+CALIBRATION_TOKENS = 8192
+ENTRYPOINT = "model.gguf"
+
+_WRITING = re.compile(r"Writing:\s+(?P<percent>\d+)%")
+_TENSOR = re.compile(r"\[\s*(?P<done>\d+)/\s*(?P<total>\d+)\]")
+_CHUNKS = re.compile(r"over (?P<total>\d+) chunks")
+_CHUNK = re.compile(r"(?:\[(?P<scored>\d+)\]|^\s*(?P<compared>\d+)\s+[\d.]+ ±)")
+_FIGURES = {
+    "perplexity": re.compile(r"Mean PPL\(Q\)\s*:\s*(\S+)"),
+    "baseline": re.compile(r"Mean PPL\(base\)\s*:\s*(\S+)"),
+    "divergence": re.compile(r"Mean\s+KLD:\s*(\S+)"),
+    "agreement": re.compile(r"Same top p:\s*(\S+)"),
+}
+_UNSUPPORTED = re.compile(
+    r"Model (?P<converter>\S+) is not supported|unknown model architecture: '(?P<loader>[^']*)'"
+    r"|(?P<tokenizer>BPE pre-tokenizer was not recognized)"
+)
+
+
+class LlamaCpp:
+    """Makes GGUF artifacts."""
+
+    def __init__(self) -> None:
+        self._home = Path(os.environ.get("LLAMACPP_HOME") or HOME)
+        self._threads = threads()
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuses a scheme that llama.cpp has not, or a calibration text that this image has not."""
+        scheme = SCHEMES.get(recipe.scheme)
+        if scheme is None:
+            raise UnknownSchemeError(f"llama.cpp has no scheme {recipe.scheme!r}: use one of {', '.join(SCHEMES)}")
+        here = texts.calibration_digest()
+        if scheme.calibrated and recipe.calibration != here:
+            raise CalibrationMismatchError(
+                f"this image calibrates {recipe.scheme} on {here}, not on {recipe.calibration}: "
+                "correct pipeline.calibration and the scheme's calibrated in the EdgeRuntime"
+            )
+
+    def make(
+        self, source: Path, resolved: ResolvedSource, recipe: Recipe, work: Path, begin: Callable[[str], Step]
+    ) -> Product:
+        """Converts, calibrates, quantizes and evaluates."""
+        step = begin("Convert")
+        full = self._convert(source, resolved, work, step) if resolved.format == "safetensors" else _first_gguf(source)
+        if resolved.format == "gguf" and resolved.weight_type not in UNQUANTIZED:
+            full = self._quantize(full, work / "full.gguf", "F16", None, work, step)
+        context, predicts = _context(full)
+        imatrix = None
+        if SCHEMES[recipe.scheme].calibrated and predicts:
+            imatrix = self._calibrate(full, context, work, begin("Calibrate"))
+        artifact = work / "artifact"
+        artifact.mkdir()
+        model = self._quantize(full, artifact / ENTRYPOINT, recipe.scheme, imatrix, work, begin("Quantize"))
+        quality = self._evaluate(full, model, context, work, begin("Evaluate")) if predicts else None
+        return Product(
+            folder=artifact,
+            entrypoint=ENTRYPOINT,
+            format="gguf",
+            tools={name: version(name) for name in ("llama-cpp-python", "transformers", "torch")},
+            baseline_bytes=sum(part.stat().st_size for part in _parts(full)),
+            quality=quality,
+        )
+
+    def _convert(self, source: Path, resolved: ResolvedSource, work: Path, step: Step) -> Path:
+        """Safetensors to GGUF with 16 bits a weight: BF16 where the source has its range, else F16."""
+        full = work / "full.gguf"
+        kind = "bf16" if resolved.weight_type.startswith(("BF16", "F8")) else "f16"
+        script = self._home / "convert" / "convert_hf_to_gguf.py"
+
+        def hear(line: str) -> None:
+            if found := _WRITING.search(line):
+                step.share(int(found["percent"]) / 100)
+
+        # Offline, and no code among what was fetched: the converter allows some tokenizers to bring their own.
+        environ = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(work / "hub")}
+        try:
+            run_child([sys.executable, script, source, "--outfile", full, "--outtype", kind], work, hear, **environ)
+        except ChildFailedError as error:
+            raise _refused("convert", error) from None
+        return full
+
+    def _quantize(self, source: Path, target: Path, scheme: str, imatrix: Path | None, work: Path, step: Step) -> Path:
+        command: list[str | Path] = [sys.executable, "-m", "edgemodel.pipeline.llamacpp_quantize"]
+        command += [source, target, scheme, str(self._threads), *filter(None, [imatrix])]
+
+        def hear(line: str) -> None:
+            if found := _TENSOR.search(line):
+                step.share(int(found["done"]) / int(found["total"]))
+
+        try:
+            run_child(command, work, hear, LLAMA_CPP_LIB_PATH=str(self._home / "lib"))
+        except ChildFailedError as error:
+            raise _refused("quantize", error) from None
+        return target
+
+    def _calibrate(self, full: Path, context: int, work: Path, step: Step) -> Path:
+        """The importance matrix: which activations matter, on the calibration text."""
+        (work / "calibration.txt").write_bytes(texts.calibration_text())
+        imatrix = work / "imatrix.gguf"
+        chunks = str(CALIBRATION_TOKENS // context)
+        try:
+            self._run(
+                "llama-imatrix", full, context, work, step, "-f", "calibration.txt", "-o", imatrix, "--no-ppl",
+                "--chunks", chunks,
+            )  # fmt: skip
+        except ChildFailedError as error:
+            raise _refused("calibrate", error) from None
+        if not imatrix.exists():
+            raise QuantizationFailedError("llama-imatrix wrote no importance matrix: use a scheme without calibration")
+        return imatrix
+
+    def _evaluate(self, full: Path, model: Path, context: int, work: Path, step: Step) -> QualityReport:
+        """Perplexity of both, and how far the artifact's predictions are from the unquantized model's."""
+        text = texts.held_out_text()
+        (work / "heldout.txt").write_bytes(text)
+        chunks = str(HELD_OUT_TOKENS // context)
+        figures: dict[str, float] = {}
+
+        def hear(line: str) -> None:
+            for name, pattern in _FIGURES.items():
+                if found := pattern.search(line):
+                    figures[name] = _float(found[1])
+
+        try:
+            scored = self._run(
+                "llama-perplexity", full, context, work, _Half(step, 0.0), "-f", "heldout.txt", "--chunks", chunks,
+                "--kl-divergence-base", "logits",
+            )  # fmt: skip
+            self._run(
+                "llama-perplexity", model, context, work, _Half(step, 0.5), "--kl-divergence-base", "logits",
+                "--kl-divergence", hear=hear,
+            )  # fmt: skip
+        except ChildFailedError as error:
+            raise EvaluationFailedError(f"llama.cpp could not evaluate the model: {_last_words(error)}") from None
+        if figures.keys() != _FIGURES.keys() or not all(0 <= abs(figure) < 1e12 for figure in figures.values()):
+            raise EvaluationFailedError(
+                "the artifact's predictions cannot be compared with the unquantized model's: use a scheme of more bits"
+            )
+        return QualityReport(
+            perplexity=decimal(figures["perplexity"]),
+            baseline_perplexity=decimal(figures["baseline"]),
+            accuracy=decimal(figures["baseline"] / figures["perplexity"]),
+            kl_divergence=decimal(figures["divergence"], 6),
+            top_token_agreement=decimal(figures["agreement"] / 100),
+            tokens=scored * (context - 1 - context // 2),
+            text_digest=texts.digest(text),
+        )
+
+    def _run(
+        self,
+        program: str,
+        model: Path,
+        context: int,
+        work: Path,
+        step: "Step | _Half",
+        *arguments: str | Path,
+        hear: Callable[[str], None] = lambda _: None,
+    ) -> int:
+        """Runs a program of llama.cpp over chunks of text. Returns how many chunks there were."""
+        chunks = 0
+
+        def watch(line: str) -> None:
+            nonlocal chunks
+            if found := _CHUNKS.search(line):
+                chunks = int(found["total"])
+            if chunks and (all_found := list(_CHUNK.finditer(line))):
+                done = all_found[-1]["scored"] or all_found[-1]["compared"]
+                step.share(int(done) / chunks)
+            hear(line)
+
+        size = str(context)
+        run_child(
+            [self._home / "bin" / program, "-m", model, "-c", size, "-b", size, "-t", str(self._threads), *arguments],
+            work,
+            watch,
+        )
+        return chunks
+
+
+class _Half:
+    """A step of two programs, as one of them sees it."""
+
+    def __init__(self, step: Step, start: float) -> None:
+        self._step = step
+        self._start = start
+
+    def share(self, done: float) -> None:
+        self._step.share(self._start + done / 2)
+
+
+def _first_gguf(source: Path) -> Path:
+    return min(source.glob("*.gguf"))
+
+
+def _parts(full: Path) -> list[Path]:
+    return list(full.parent.glob("*.gguf")) if full.name != "full.gguf" else [full]
+
+
+def _context(full: Path) -> tuple[int, bool]:
+    """Tokens of context to evaluate with, and whether the model predicts tokens at all."""
+    with full.open("rb") as stream:
+
+        def read(start: int, size: int) -> bytes:
+            stream.seek(start)
+            return stream.read(size)
+
+        header = read_gguf(full.name, full.stat().st_size, read)
+    facts = header.facts()
+    causal = header.metadata.get(f"{facts.architecture}.attention.causal") is not False
+    return min(BATCH_TOKENS, facts.context_length or BATCH_TOKENS), causal
+
+
+def _refused(what: str, error: ChildFailedError) -> UnsupportedArchitectureError | QuantizationFailedError:
+    found = _UNSUPPORTED.search(error.tail)
+    if found and found["tokenizer"]:
+        return UnsupportedArchitectureError("this llama.cpp does not know the model's tokenizer: use another model")
+    if found:
+        name = found["converter"] or found["loader"]
+        return UnsupportedArchitectureError(f"this llama.cpp does not know the architecture {name}: use another model")
+    return QuantizationFailedError(f"llama.cpp could not {what} the model: {_last_words(error)}")
+
+
+def _last_words(error: ChildFailedError) -> str:
+    return (error.tail.splitlines() or [str(error)])[-1][:300]
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,59 @@
+"""What every toolchain is to the Job, and which there are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
+from edgemodel.pipeline.errors import InternalError
+from edgemodel.pipeline.progress import Step
+
+
+@dataclass(frozen=True)
+class Product:
+    """An artifact that was made and judged."""
+
+    folder: Path
+    """Its files, and nothing else."""
+    entrypoint: str
+    """The file among them that a runtime opens."""
+    format: str
+    """Its format, as an EdgeRuntime calls it."""
+    tools: dict[str, str]
+    """The programs that made it, and their versions."""
+    baseline_bytes: int
+    """Size of the unquantized model in the same format."""
+    quality: QualityReport | None
+    """What it is worth beside the unquantized model. None for a model that predicts no tokens."""
+
+
+class Toolchain(Protocol):
+    """Makes artifacts of one format. Its errors are `PipelineError`s."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuses a recipe that it cannot make, before anything is fetched."""
+
+    def make(
+        self, source: Path, resolved: ResolvedSource, recipe: Recipe, work: Path, begin: Callable[[str], Step]
+    ) -> Product:
+        """Makes the artifact of the model in the folder `source`, in and below the folder `work`.
+
+        `begin` is called with the name of each step (Convert, Calibrate, Quantize, Evaluate) that it takes.
+        """
+
+
+_TOOLCHAINS = {"llamacpp": "edgemodel.pipeline.llamacpp:LlamaCpp"}
+"""Name -> where it is. Imported only when it is used: each image has the packages of one."""
+
+
+def toolchain(name: str) -> Toolchain:
+    """The toolchain of that name."""
+    if name not in _TOOLCHAINS:
+        raise InternalError(
+            f"there is no toolchain {name!r} in this image: correct pipeline.toolchain of the EdgeRuntime"
+        )
+    module, _, cls = _TOOLCHAINS[name].partition(":")
+    made: Toolchain = getattr(import_module(module), cls)()
+    return made

@@ -1,0 +1,264 @@
+"""Publishers and removers that are killed, or meet each other: one whole artifact or none, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgemodel.store import artifacts
+from edgemodel.store.artifacts import ArtifactStore
+from edgemodel.store.errors import StoreError, TransientError
+from edgemodel.store.manifest import Manifest
+from tests.faults.proxy import Damage, Fault, Lost, Proxy, Request, first
+from tests.s3 import S3, manifest_of
+
+KEY, OTHER = "a1" * 16, "b2" * 16
+PUBLISH = """
+import sys
+from pathlib import Path
+from edgemodel.store import manifest
+from edgemodel.store.artifacts import ArtifactStore
+from edgemodel.store.config import StoreConfig
+from tests.s3 import manifest_of
+manifest.CHUNK = 5 << 20
+folder = Path(sys.argv[2])
+print(ArtifactStore(StoreConfig.from_env()).publish(manifest_of(folder, sys.argv[1]), folder))
+"""
+
+
+class Wall:
+    """Nothing gets through after so many writes, as if the writer had been killed. `last` may reach the server."""
+
+    def __init__(self, writes: int, last_reaches_server: bool) -> None:
+        self.left = writes
+        self.last_reaches_server = last_reaches_server
+
+    def __call__(self, request: Request) -> Fault | None:
+        if self.left and request.writes:
+            self.left -= 1
+            return None if self.left else Lost(self.last_reaches_server)
+        return None if self.left else Lost(reaches_server=False)
+
+
+def until_it_passes(
+    proxy: Proxy, last_reaches_server: bool, call: Callable[[], object], check: Callable[[], None]
+) -> int:
+    """Kills `call` at its first write, its second and so on, until it passes. Each time it is run again, whole."""
+    for writes in range(1, 100):
+        wall = Wall(writes, last_reaches_server)
+        proxy.judge = wall
+        try:
+            call()
+        except TransientError:
+            pass
+        else:
+            return writes
+        finally:
+            proxy.judge = lambda _: None
+        check()
+    raise AssertionError("it never ends")
+
+
+def another_model(folder: Path, data: bytes = b"another") -> Path:
+    folder.mkdir()
+    (folder / "model.gguf").write_bytes(data)
+    (folder / "tokenizer.json").write_bytes(b"shared")
+    return folder
+
+
+def whole_or_absent(store: ArtifactStore, manifest: Manifest) -> None:
+    published = store.read_manifest(manifest.key)
+    assert published is None or store.is_whole(published.manifest)
+
+
+@pytest.mark.parametrize("last_reaches_server", [True, False])
+def test_publish_killed_at_each_write(s3: S3, proxy: Proxy, model: Path, last_reaches_server: bool) -> None:
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    manifest = manifest_of(model, KEY)
+
+    def check() -> None:
+        whole_or_absent(direct, manifest)
+        assert store.publish(manifest, model) == manifest.digest()
+        assert direct.is_whole(manifest)
+        assert s3.uploads() == []
+        assert direct.remove(KEY, "owner").blobs == manifest.blobs().keys()
+        assert s3.keys() == set()
+
+    writes = until_it_passes(proxy, last_reaches_server, lambda: store.publish(manifest, model), check)
+    assert writes >= 8  # pending, three parts with begin and end, the small file, the manifest
+
+
+@pytest.mark.parametrize("last_reaches_server", [True, False])
+def test_publish_killed_and_removed(s3: S3, proxy: Proxy, model: Path, last_reaches_server: bool) -> None:
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    manifest = manifest_of(model, KEY)
+
+    def check() -> None:
+        direct.remove(KEY, "owner")
+        assert s3.keys() == set()
+        assert s3.uploads() == []
+
+    until_it_passes(proxy, last_reaches_server, lambda: store.publish(manifest, model), check)
+
+
+@pytest.mark.parametrize("last_reaches_server", [True, False])
+def test_remove_killed_at_each_write(
+    s3: S3, proxy: Proxy, model: Path, tmp_path: Path, last_reaches_server: bool
+) -> None:
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    manifest, neighbour = manifest_of(model, KEY), manifest_of(another_model(tmp_path / "other"), OTHER)
+    direct.publish(neighbour, tmp_path / "other")
+    kept = s3.keys()
+
+    def publish() -> None:
+        direct.add_reference(KEY, "owner")
+        direct.publish(manifest, model)
+
+    def check() -> None:
+        assert direct.is_whole(neighbour)
+        store.remove(KEY, "owner")
+        assert s3.keys() == kept
+        publish()
+
+    publish()
+    writes = until_it_passes(proxy, last_reaches_server, lambda: store.remove(KEY, "owner"), check)
+    assert writes >= 5  # reference, marker, manifest, progress, blob, marker
+    assert s3.keys() == kept
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_publish_survives_a_lost_answer(s3: S3, proxy: Proxy, model: Path, number: int) -> None:
+    store = ArtifactStore(s3.through(proxy.url).config)
+    manifest = manifest_of(model, KEY)
+    seen = 0
+
+    def lose(request: Request) -> Fault | None:
+        nonlocal seen
+        seen += request.writes
+        return Lost(reaches_server=True) if request.writes and seen == number else None
+
+    proxy.judge = lose
+    assert store.publish(manifest, model) == manifest.digest()
+    assert store.is_whole(manifest)
+    assert s3.keys() == {f"artifacts/{KEY}/manifest.json"} | {
+        f"blobs/sha256/{digest.removeprefix('sha256:')}" for digest in manifest.blobs()
+    }
+    assert s3.uploads() == []
+
+
+def test_publish_killed_by_the_kernel(s3: S3, proxy: Proxy, model: Path) -> None:
+    store = ArtifactStore(s3.config)
+    parts = 0
+
+    def kill_at_the_second_part(request: Request) -> None:
+        nonlocal parts
+        parts += "partNumber" in request.query
+        if parts == 2:
+            process.kill()
+
+    proxy.judge = kill_at_the_second_part
+    command = [sys.executable, "-c", PUBLISH, KEY, str(model)]
+    with subprocess.Popen(command, env=environ(s3.through(proxy.url)), stdout=subprocess.DEVNULL) as process:
+        assert process.wait(60) == -signal.SIGKILL
+    assert store.read_manifest(KEY) is None
+    assert s3.uploads()
+    manifest = manifest_of(model, KEY)
+    assert store.publish(manifest, model) == manifest.digest()
+    assert s3.uploads() == []
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same bytes", "other bytes"])
+def test_two_processes_publish_the_same_key(s3: S3, model: Path, tmp_path: Path, same: bool) -> None:
+    folders = [model, model if same else another_model(tmp_path / "other", os.urandom(11 << 20))]
+    commands = [[sys.executable, "-c", PUBLISH, KEY, str(folder)] for folder in folders]
+    running = [subprocess.Popen(command, env=environ(s3), stdout=subprocess.PIPE, text=True) for command in commands]
+    said = {process.communicate(timeout=120)[0].strip() for process in running}
+    assert [process.returncode for process in running] == [0, 0]
+    store = ArtifactStore(s3.config)
+    published = store.read_manifest(KEY)
+    assert published is not None
+    assert said == {published.digest}
+    assert store.is_whole(published.manifest)
+    assert s3.uploads() == []
+    blobs = {f"blobs/sha256/{digest.removeprefix('sha256:')}" for digest in published.manifest.blobs()}
+    assert s3.keys() == {f"artifacts/{KEY}/manifest.json", *blobs}
+
+
+def test_publish_waits_for_a_removal_that_takes_its_blob(
+    s3: S3, proxy: Proxy, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The remover has looked for who needs the blob before the publisher said so."""
+    monkeypatch.setattr(artifacts, "_POLL_SECONDS", 0.05)
+    direct, remover = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    manifest = manifest_of(another_model(tmp_path / "other"), OTHER)
+    direct.publish(manifest_of(model, KEY), model)
+    publisher = threading.Thread(target=direct.publish, args=(manifest, tmp_path / "other"))
+    begun: list[bool] = []
+
+    def begin_publishing(request: Request) -> None:
+        if request.method == "DELETE" and "/blobs/" in request.path and not begun:
+            begun.append(True)
+            publisher.start()
+            publisher.join(1)
+            assert publisher.is_alive()
+
+    proxy.judge = begin_publishing
+    remover.remove(KEY, "owner")
+    publisher.join(30)
+    assert begun
+    assert direct.is_whole(manifest)
+
+
+def test_removal_spares_the_blobs_of_a_running_publish(s3: S3, proxy: Proxy, model: Path, tmp_path: Path) -> None:
+    direct, publisher = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    first_one = manifest_of(model, KEY)
+    manifest = manifest_of(another_model(tmp_path / "other"), OTHER)
+    direct.publish(first_one, model)
+    spared: list[bool] = []
+
+    def remove_the_other(request: Request) -> None:
+        if request.method == "PUT" and request.path.endswith("manifest.json") and not spared:
+            removed = direct.remove(KEY, "owner").blobs
+            spared.append(removed == first_one.blobs().keys() - manifest.blobs().keys())
+
+    proxy.judge = remove_the_other
+    publisher.publish(manifest, tmp_path / "other")
+    assert spared == [True]
+    assert direct.is_whole(manifest)
+
+
+def test_reference_is_refused_while_the_artifact_goes(s3: S3, proxy: Proxy, model: Path) -> None:
+    direct, remover = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    direct.publish(manifest_of(model, KEY), model)
+    refused: list[type[StoreError]] = []
+
+    def refer(request: Request) -> None:
+        if request.method == "DELETE" and request.path.endswith("manifest.json"):
+            try:
+                direct.add_reference(KEY, "newcomer")
+            except StoreError as error:
+                refused.append(type(error))
+
+    proxy.judge = refer
+    remover.remove(KEY, "owner")
+    assert refused == [TransientError]
+    direct.add_reference(KEY, "newcomer")
+    assert direct.read_manifest(KEY) is None
+
+
+def test_damaged_upload_is_sent_again(s3: S3, proxy: Proxy, model: Path) -> None:
+    """The server says that the bytes which came do not have the digest that was announced."""
+    store = ArtifactStore(s3.through(proxy.url).config)
+    manifest = manifest_of(model, KEY)
+    proxy.judge = first(2, Damage(), lambda request: request.method == "PUT")
+    assert store.publish(manifest, model) == manifest.digest()
+    assert store.is_whole(manifest)
+
+
+def environ(s3: S3) -> dict[str, str]:
+    return os.environ | s3.env | {"PYTHONPATH": os.pathsep.join(sys.path)}
