@@ -73,7 +73,13 @@ def plain(s3: S3, blob: str, size: int) -> Iterator[tuple[str, Download]]:
     """What is installed and can download."""
     keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
     bucket, endpoint = s3.config.bucket, s3.config.endpoint
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
     yield "boto3 download_file", lambda folder: client.download_file(bucket, blob, str(folder / "file"))
 
     try:

@@ -4,13 +4,13 @@ On an API server alone nobody acts on objects: no pod starts, no Job ends, nothi
 much of it, in milliseconds, that an operator's whole life can be tested on a real API server:
 
 - a resolver pod ends as its namespace's `Behaviour` says, with a termination message;
-- a Job gets a pod, which ends the same way; one that ends well publishes a small real artifact by `ArtifactStore.publish`;
+- a Job gets a pod, which ends the same way; if well, a small real artifact is published by `ArtifactStore.publish`;
 - a Deployment or DaemonSet gets pods, reports the rollout in two steps, and its old pods go last;
 - what an owner reference names goes with its owner, in the background or the foreground.
 
-What it doesn't prove: that an image, a command or a probe works; scheduling, quotas and Pod Security; that a pod takes time
-to die (its pods are on no node, so they go at once); Job TTLs; ReplicaSets; rollouts that stop half-way by themselves; what
-the real pipeline, resolver and fetcher say. `tests/e2e` runs on a real node.
+What it doesn't prove: that an image, a command or a probe works; scheduling, quotas and Pod Security; that a pod takes
+time to die (its pods are on no node, so they go at once); Job TTLs; ReplicaSets; rollouts that stop half-way by
+themselves; what the real pipeline, resolver and fetcher say. `tests/e2e` runs on a real node.
 """
 
 import asyncio
@@ -21,7 +21,6 @@ import ssl
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from typing import Any, Self, TypeVar
 
 import aiohttp
 import yaml
+
 from edgemodel.api.artifact import ModelFacts, QualityReport, Recipe, ResolvedSource
 from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.config import StoreConfig
@@ -59,7 +59,7 @@ MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 
-class ApiFailure(Exception):
+class ApiError(Exception):
     """An answer that is not 2xx."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -115,23 +115,23 @@ class Api:
             text = await answer.read()
             if answer.status >= 300:
                 with suppress(ValueError):
-                    raise ApiFailure(answer.status, json.loads(text).get("message", ""))
-                raise ApiFailure(answer.status, text[:300].decode(errors="replace"))
+                    raise ApiError(answer.status, json.loads(text).get("message", ""))
+                raise ApiError(answer.status, text[:300].decode(errors="replace"))
             return text
 
     async def get(self, kind: str, namespace: str, name: str) -> Obj | None:
         """One object, or None."""
         try:
             found: Obj = json.loads(await self.send("GET", path_of(kind, namespace, name)))
-        except ApiFailure as error:
+        except ApiError as error:
             if error.code == 404:
                 return None
             raise
         return found
 
-    async def list(self, kind: str, namespace: str = "", **query: str) -> list[Obj]:
+    async def list(self, kind: str, namespace: str = "") -> list[Obj]:
         """All of a kind."""
-        found = json.loads(await self.send("GET", path_of(kind, namespace), **query))
+        found = json.loads(await self.send("GET", path_of(kind, namespace)))
         return [{"kind": kind, **item} for item in found["items"]]
 
     async def create(self, obj: Obj) -> Obj:
@@ -158,7 +158,7 @@ class Api:
         options = {"propagationPolicy": propagation, "gracePeriodSeconds": 0}
         try:
             await self.send("DELETE", path, options)
-        except ApiFailure as error:
+        except ApiError as error:
             if error.code != 404:
                 raise
 
@@ -187,17 +187,20 @@ class Api:
 
     async def install(self, crds: Path) -> None:
         """Applies the definitions in a folder and waits until they are served."""
-        files = sorted(crds.glob("*.yaml"))
-        for file in files:
-            await self.apply(yaml.safe_load(file.read_text()))
-        for file in files:
-            name = yaml.safe_load(file.read_text())["metadata"]["name"]
+        definitions = await asyncio.to_thread(_documents, crds)
+        for definition in definitions:
+            await self.apply(definition)
+        for definition in definitions:
             while True:
-                found = await self.get("CustomResourceDefinition", "", name)
-                conditions = (found or {}).get("status", {}).get("conditions", ())
+                found = await self.get("CustomResourceDefinition", "", definition["metadata"]["name"])
+                conditions = (found or {}).get("status", {}).get("conditions") or ()
                 if any(item["type"] == "Established" and item["status"] == "True" for item in conditions):
                     break
                 await asyncio.sleep(0.05)
+
+
+def _documents(folder: Path) -> list[Obj]:
+    return [yaml.safe_load(file.read_text()) for file in sorted(folder.glob("*.yaml"))]
 
 
 def _pem(section: Obj, name: str) -> bytes:
@@ -393,7 +396,7 @@ class StandIn:
     async def _follow(self, kind: str) -> None:
         while True:
             known = {key for key in self._objects if key[0] == kind}
-            with suppress(aiohttp.ClientError, ApiFailure, OSError, TimeoutError):
+            with suppress(aiohttp.ClientError, ApiError, OSError, TimeoutError):
                 async for event in self._api.watch(kind):
                     if event["type"] == "LISTED":
                         for key in known:
@@ -443,7 +446,7 @@ class StandIn:
         try:
             if key in self._objects:
                 await self._settle(key[0], self._objects[key])
-        except ApiFailure as error:
+        except ApiError as error:
             if error.code in (409, 429) or error.code >= 500:
                 self._again.add(key)
                 await asyncio.sleep(0.05)
@@ -536,10 +539,9 @@ class StandIn:
         name = job["metadata"]["name"]
         pod = next(iter(self._pods(job)), None)
         if pod is None:
-            with suppress(ApiFailure):
-                labels = {"batch.kubernetes.io/job-name": name, "batch.kubernetes.io/controller-uid": job["metadata"]["uid"]}
-                await self._pod_of(job, f"{name}-{uuid.uuid5(uuid.NAMESPACE_OID, job['metadata']['uid']).hex[:5]}",
-                                   job["spec"]["template"], labels)  # fmt: skip
+            labels = {"batch.kubernetes.io/job-name": name}
+            with suppress(ApiError):  # there already; its event is on the way
+                await self._pod_of(job, f"{name}-{job['metadata']['uid'][:5]}", job["spec"]["template"], labels)
             return  # its pod wakes it
         end = self.behaviour(job["metadata"]["namespace"]).job(job)
         if isinstance(end, Ends) and end.code == 0:
@@ -547,7 +549,8 @@ class StandIn:
         await self._say(pod, end)
         if isinstance(end, Ends | Evicted):
             good = isinstance(end, Ends) and end.code == 0
-            await self._api.merge(job, {"status": _job_status(good)}, "status")
+            version = {"resourceVersion": job["metadata"]["resourceVersion"]}  # else a late look would end it twice
+            await self._api.merge(job, {"metadata": version, "status": _job_status(good)}, "status")
 
     def _publish(self, job: Obj) -> None:
         variables = _variables(job["spec"]["template"]["spec"])
@@ -574,7 +577,7 @@ class StandIn:
         names = [f"{metadata['name']}-{revision}-{number}" for number in range(count)]
         for name in names:
             if name not in taken:
-                with suppress(ApiFailure):  # there already; its event is on the way
+                with suppress(ApiError):  # there already; its event is on the way
                     await self._pod_of(workload, name, spec["template"], {"pod-template-hash": revision})
         if [pod for pod in new if pod["metadata"]["name"] in names] != new or len(new) < count:
             for pod in new:
@@ -619,7 +622,8 @@ def _ended(pod: Obj) -> bool:
 
 
 def _is_ready(pod: Obj) -> bool:
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in pod.get("status", {}).get("conditions", ()))
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
 def _settled(status: Obj) -> Obj:
@@ -637,7 +641,7 @@ def _job_status(good: bool) -> Obj:
     kinds = ("SuccessCriteriaMet", "Complete") if good else ("FailureTarget", "Failed")
     reason = "CompletionsReached" if good else "BackoffLimitExceeded"
     conditions = [
-        {"type": kind, "status": "True", "reason": reason, "message": "", "lastProbeTime": now, "lastTransitionTime": now}
+        {"type": kind, "status": "True", "reason": reason, "lastProbeTime": now, "lastTransitionTime": now}
         for kind in kinds
     ]
     counts = {"succeeded": 1, "completionTime": now} if good else {"failed": 1}

@@ -1,7 +1,6 @@
 """What GitOps tools take the status of an object to be: the real kstatus, a small Go program around its library."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,7 @@ _MODULE = REPOSITORY / "hack" / "kstatus"
 
 def _program() -> Path:
     def build(into: Path) -> None:
-        go = shutil.which("go") or str(binaries.go())
-        command = (go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o", f"{into}/kstatus", ".")
+        command = (binaries.go(), "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o", f"{into}/kstatus", ".")
         run_long("building kstatus", *command, log=cache.root() / "kstatus.log", env={"CGO_ENABLED": "0"}, cwd=_MODULE)
 
     return cache.entry("kstatus", cache.key_of(_MODULE, [_MODULE]), build) / "kstatus"

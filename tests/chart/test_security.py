@@ -21,10 +21,8 @@ def permissions(role: Manifest) -> dict[tuple[str, str], set[str]]:
 
 @pytest.mark.parametrize("case", VALUES)
 def test_every_pod_is_restricted(helm: Helm, case: str) -> None:
-    manifests = helm.render(VALUES[case], crds=True, served=False)
-    assert {name: restricted_violations(pod) for name, pod in pods(manifests)} == {
-        name: [] for name, _ in pods(manifests)
-    }
+    found = dict(pods(helm.render(VALUES[case], crds=True, served=False)))
+    assert {name: restricted_violations(pod) for name, pod in found.items()} == {name: [] for name in found}
 
 
 def test_a_pod_that_is_not_restricted_is_found_out() -> None:
@@ -91,6 +89,15 @@ def test_the_operator_may_do_this_and_nothing_else(helm: Helm) -> None:
     assert permissions(one(helm.render(BUCKET), "Role", "edgemodel")) == {
         ("coordination.k8s.io", "leases"): {"get", "create", "update", "patch"}
     }
+
+
+def test_the_operator_takes_the_lease_that_it_may_take(helm: Helm) -> None:
+    manifests = helm.render(BUCKET)
+    create, keep = one(manifests, "Role", "edgemodel")["rules"]
+    assert create["verbs"] == ["create"]
+    (container,) = one(manifests, "Deployment", "edgemodel")["spec"]["template"]["spec"]["containers"]
+    (lease,) = (variable["value"] for variable in container["env"] if variable["name"] == "EDGEMODEL_LEASE")
+    assert keep["resourceNames"] == [lease]
 
 
 def test_the_operator_sees_one_namespace_by_name(helm: Helm) -> None:

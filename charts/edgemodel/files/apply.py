@@ -11,13 +11,8 @@ from pathlib import Path
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PATIENCE = 120.0
-NOT_YET = {
-    403,
-    404,
-    408,
-    409,
-    429,
-}  # the kind is not served yet, or the permission is not known yet to every API server
+# The kind is not served yet, or not every API server knows the permission yet.
+NOT_YET = {403, 404, 408, 409, 429}
 
 
 def server() -> str:

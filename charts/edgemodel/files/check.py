@@ -1,4 +1,4 @@
-"""What `helm test` runs: is the operator ready, and does the store let us in? Says what to look at where it is not so."""
+"""What `helm test` runs: is the operator ready, and does the store let us in? Says where to look if not."""
 
 import os
 import re

@@ -164,13 +164,8 @@ class Client:
                 answer = await self._once(method, path, query, data, headers)
             except ApiError as error:
                 _REQUESTS.labels(verb, plural, error.code or "none").inc()
-                wait = error.after if isinstance(error, Throttled) else backoff
-                if (
-                    not isinstance(error, Throttled | Unavailable)
-                    or backoff is None
-                    or not wait
-                    or wait > _LONGEST_WAIT
-                ):
+                wait = error.after if isinstance(error, Throttled) and backoff else backoff
+                if not isinstance(error, Throttled | Unavailable) or wait is None or wait > _LONGEST_WAIT:
                     raise
             else:
                 _REQUESTS.labels(verb, plural, 200).inc()

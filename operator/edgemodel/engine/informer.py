@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import kopf
+from prometheus_client import Counter
 
 from edgemodel.engine.access import Access
 from edgemodel.engine.cache import Cache, Watch
@@ -27,6 +28,8 @@ from edgemodel.engine.objects import Object, Ref, Resource
 _log = logging.getLogger(__name__)
 _PAGE = 250
 _LOOK_FOR_DEFINITIONS = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+_LISTS = Counter("edgemodel_informer_lists", "Whole lists: one at the start, more when a watch began anew", ["kind"])
 
 
 class _AllTasks(Collection[Any]):
@@ -147,6 +150,7 @@ class Informer:
         if page["metadata"].get("continue"):
             return
         self._cache.retain(kind, self._listing.pop(kind), int(page["metadata"]["resourceVersion"]))
+        _LISTS.labels(kind).inc()
         self._unseen.discard(kind)
         if not self._unseen:
             self.synced.set()

@@ -17,7 +17,8 @@ LEVEL = "EDGEMODEL_LOG_LEVEL"
 """The environment variable that sets the level."""
 
 _SECRETS = re.compile(
-    r"(?i)(\bbearer\s+|\bbasic\s+|x-amz-(?:signature|credential|security-token)=|://[^/\s:@]*:)[^\s&@\"']+"
+    r"(?i)(\b(?:bearer|basic)\s+(?=\S{16})|x-amz-(?:signature|credential|security-token)=|://[^/\s:@]*:(?=[^/\s@]+@))"
+    r"[^\s&@\"']+"
 )
 
 

@@ -120,7 +120,9 @@ class Bucket:
         def call() -> Document:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, ChecksumMode="ENABLED")
             with closing(answer["Body"]) as body:
-                data = body.read(_DOCUMENT_LIMIT)
+                if answer["ContentLength"] > _DOCUMENT_LIMIT:
+                    raise CorruptError(f"{key} has {answer['ContentLength']} bytes, far too many")
+                data = body.read()
             if digest not in {None, sha256(data)}:
                 raise CorruptError(f"{key}: expected {digest}, got {sha256(data)}")
             return Document(data, answer["ETag"])

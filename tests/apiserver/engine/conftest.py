@@ -35,7 +35,7 @@ RESOURCES = (toy.TOYS, toy.DEPLOYMENTS, toy.SERVICES, NAMESPACES, DEFINITIONS, L
 DEFINITION: Object = yaml.safe_load(Path(__file__).with_name("toy.yaml").read_text())
 
 
-def wait_for(what: Callable[[], T], seconds: float = 20) -> T:
+def wait_for(what: Callable[[], T], seconds: float = 60) -> T:
     """What a condition returns once it is true."""
     end = time.monotonic() + seconds
     while not (result := what()):

@@ -1,5 +1,6 @@
 """The engine as a whole, by a toy operator in a process of its own."""
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def test_what_others_change_is_repaired_and_what_they_delete_comes_back(api: Api
 
 def test_nothing_is_written_when_nothing_changes(api: Api, operator: Operator, start: Start) -> None:
     for number in range(5):
-        api.toy(f"toy-{number}", number)
+        api.toy(f"toy-{number}", number + 1)
     wait_for(lambda: all(api.settled(f"toy-{number}") for number in range(5)))
     before = operator.writes()
     time.sleep(3)
@@ -57,6 +58,28 @@ def test_nothing_is_written_when_nothing_changes(api: Api, operator: Operator, s
     wait_for(lambda: again.metric("edgemodel_reconcile_total") >= 5)
     time.sleep(1)
     assert again.writes() == 0
+
+
+def test_a_reconcile_that_fails_is_tried_less_and_less_and_harms_no_other(api: Api, operator: Operator) -> None:
+    failed = r"edgemodel_reconcile_total\{.*result=\"error\""
+    api.toy("bad", 13)
+    wait_for(lambda: operator.metric(failed) >= 3)
+    api.toy("good", 1)
+    wait_for(lambda: api.settled("good"))
+    before = operator.metric(failed)
+    time.sleep(1)
+    assert operator.metric(failed) - before < 5
+    api.toy("bad", 12)
+    wait_for(lambda: api.settled("bad"))
+    line = next(line for line in map(json.loads, operator.log().splitlines()) if line["level"] == "error")
+    assert (line["controller"], line["namespace"], line["name"]) == ("toy", api.namespace, "bad")
+    assert line["exception"].endswith("RuntimeError: thirteen")
+
+
+def test_a_reconcile_that_waits_is_run_again_and_is_no_failure(api: Api, operator: Operator) -> None:
+    api.toy("a", 0)
+    wait_for(lambda: operator.metric(r"edgemodel_reconcile_total\{.*result=\"waiting\"") >= 3)
+    assert operator.metric("workqueue_retries_total") == 0
 
 
 def test_sigterm_ends_it_gracefully(operator: Operator) -> None:

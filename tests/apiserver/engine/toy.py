@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 
 from edgemodel.engine.cache import Watch
+from edgemodel.engine.errors import Retry
 from edgemodel.engine.objects import Key, Object, Resource
 from edgemodel.engine.runtime import Options, Runtime
 
@@ -99,6 +100,11 @@ class Toys:
         toy = self._runtime.cache.get(TOYS.kind, key.namespace, key.name)
         if toy is None or "deletionTimestamp" in toy["metadata"]:
             return None
+        match toy["spec"]["size"]:
+            case 0:
+                raise Retry(0.1, "a size is awaited")
+            case 13:
+                raise RuntimeError("thirteen")
         applier = self._runtime.applier
         await applier.ensure(deployment(toy))
         address = (await applier.ensure(service(toy)))["spec"]["clusterIP"]

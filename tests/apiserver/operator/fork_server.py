@@ -1,6 +1,6 @@
 """Starts operators fast: imports the operator once, and forks a process for each start that stdin asks for.
 
-Python and its imports are two thirds of the operator's start; the crash-point tests start it hundreds of times. A forked
+Python and its imports are most of the operator's start; the crash-point tests start it hundreds of times. A forked
 operator is a process like any other: it reads its environment, runs `main`, and dies by SIGKILL.
 
 Asked by a JSON line {"env": {...}, "log": PATH} it answers with a JSON line {"pid": N}.

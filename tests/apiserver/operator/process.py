@@ -28,8 +28,8 @@ def lean_python() -> Path:
 
     def fill(folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--require-hashes", "-r", _LOCK]
-        subprocess.run(command, check=True)
+        pip = (folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--require-hashes", "-r", _LOCK)
+        subprocess.run(pip, check=True)
 
     return cache.entry("venv-operator", cache.key_of(ROOT, [_LOCK], sys.version), fill) / "bin" / "python"
 
@@ -126,7 +126,7 @@ class Operator:
 @contextmanager
 def start(env: Mapping[str, str], log: Path) -> Iterator[Operator]:
     """The operator as its image starts it."""
-    command = [lean_python(), "-m", "edgemodel.controllers.main"]
+    command = (lean_python(), "-m", "edgemodel.controllers.main")
     with log.open("ab") as output:
         offset = output.tell()
         process = subprocess.Popen(command, env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -49,8 +49,8 @@ class Writes:
 class Proxy:
     """Forwards everything from a port of its own.
 
-    With a namespace it is all of the cluster that the operator sees: lists and watches of all namespaces are narrowed to
-    it. So several operators can live on one API server and know nothing of each other.
+    With a namespace, lists and watches of all namespaces are narrowed to it. So several operators can live on one API
+    server and know nothing of each other.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Proxy:
         self._session = self._make_session()
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1, handler_cancellation=True)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"

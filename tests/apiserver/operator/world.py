@@ -18,7 +18,7 @@ import yaml
 from hack.cluster import controlplane
 from tests.apiserver.operator.process import ROOT, Nursery, Operator, environment
 from tests.apiserver.operator.proxy import Proxy, Writes
-from tests.cluster_stand_in import Api, ApiFailure, Behaviour, Loop, Obj, StandIn, path_of
+from tests.cluster_stand_in import Api, ApiError, Behaviour, Loop, Obj, StandIn, path_of
 from tests.s3 import S3, new_bucket, serve
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class World:
         path = path_of(obj["kind"], obj["metadata"]["namespace"])
         try:
             self.loop.call(self.api.send("POST", path, obj, dryRun="All"))
-        except ApiFailure as error:
+        except ApiError as error:
             return str(error)
         return ""
 

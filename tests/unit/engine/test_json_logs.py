@@ -35,7 +35,7 @@ def test_a_line_in_a_reconcile_carries_its_key() -> None:
 
 def test_an_exception_is_a_field() -> None:
     try:
-        raise ValueError("Bearer abc.def")
+        raise ValueError("Bearer eyJhbGciOi.eyJpc3Mi.c2ln")
     except ValueError:
         parsed = line("x", error=True)
     assert parsed["exception"].endswith("ValueError: Bearer ***")
@@ -44,11 +44,11 @@ def test_an_exception_is_a_field() -> None:
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
-        ("Authorization: Bearer abc.def-g", "Authorization: Bearer ***"),
+        ("Authorization: Bearer eyJhbGciOi.eyJpc3Mi.c2ln", "Authorization: Bearer ***"),
         ("https://user:secret@host/x", "https://user:***@host/x"),
         ("GET /b?X-Amz-Signature=0a1b&y=1", "GET /b?X-Amz-Signature=***&y=1"),
         ("https://host:8080/x", "https://host:8080/x"),
-        ("no secret here", "no secret here"),
+        ("a basic thing, no bearer token", "a basic thing, no bearer token"),
     ],
 )
 def test_credentials_are_cut_out(text: str, clean: str) -> None:

@@ -2,12 +2,12 @@
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from edgemodel.store import fetch as module
 from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.errors import CorruptError, DiskFullError, NotFoundError
 from edgemodel.store.fetch import fetch
@@ -88,7 +88,12 @@ def test_only_missing_chunks_are_fetched(
     (target / "model.gguf.partial").write_bytes(data[: 5 << 20] + bytes(5 << 20) + data[10 << 20 :])
     asked: list[int] = []
     stream = store.stream
-    monkeypatch.setattr(store, "stream", lambda blob, start, size: asked.append(start) or stream(blob, start, size))
+
+    def listen(digest: str, start: int, size: int) -> Iterator[bytes]:
+        asked.append(start)
+        return stream(digest, start, size)
+
+    monkeypatch.setattr(store, "stream", listen)
     fetch(store, KEY, digest, target)
     assert content(target) == content(source)
     assert sorted(asked) == [0, 5 << 20]  # the other file, and the chunk of zeros
@@ -117,7 +122,7 @@ def test_blob_that_is_gone(store: ArtifactStore, s3: S3, digest: str, source: Pa
 def test_room_is_looked_for_first(
     store: ArtifactStore, digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.os, "statvfs", lambda _: SimpleNamespace(f_bavail=2, f_frsize=4096))
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=2, f_frsize=4096))
     with pytest.raises(DiskFullError, match=f"needs {SIZE + 2} more bytes, and 8192 are free"):
         fetch(store, KEY, digest, tmp_path / "target")
     assert content(tmp_path / "target") == {}
@@ -130,7 +135,7 @@ def test_disk_that_becomes_full(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(DiskFullError, match="became full"):
         fetch(store, KEY, digest, tmp_path / "target")
     assert all(name.endswith(".partial") for name in content(tmp_path / "target"))
