@@ -144,7 +144,7 @@ def deploy(namespaces: Sequence[str]) -> Deployed:
     run(
         *(binaries.one("helm"), "--kubeconfig", here.kubeconfig),
         *("upgrade", "--install", RELEASE, REPOSITORY / "charts" / "edgemodel", "--namespace", SYSTEM_NAMESPACE),
-        *("--wait", "--timeout", "5m"),
+        *("--wait", "--timeout", "2m"),
         *(word for value in values for word in ("--set", value)),
     )
     say("the operator is ready")

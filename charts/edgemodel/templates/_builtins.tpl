@@ -86,6 +86,7 @@ spec:
       # Caches beside the KV cache: by default up to 8 GiB, and 32 snapshots a slot. The pod's memory does not include them.
       - --cache-ram
       - "0"
+      - --no-cache-idle-slots
       - --ctx-checkpoints
       - "0"
       # Nothing is fitted to what the node has: the pod's size was computed from these arguments.

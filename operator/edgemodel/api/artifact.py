@@ -191,6 +191,8 @@ class JobStatus(ApiModel):
     """Which attempt this is."""
     memory_attempt: Annotated[int, Field(ge=1, le=8)] = 1
     """One more each time that the memory was not enough: it is doubled then."""
+    failed: bool = False
+    """Whether it ended for good without an artifact. Until the ModelArtifact is deleted, no other is made."""
 
 
 class ModelArtifactStatus(ApiModel):
@@ -201,7 +203,7 @@ class ModelArtifactStatus(ApiModel):
     conditions: Annotated[list[Condition], keyed("type", max_length=8)] = []
     """Ready; Reconciling while it is made; Stalled when the user must act."""
     job: JobStatus | None = None
-    """The Job, while there is one."""
+    """The latest Job, also when it has been cleared away."""
     progress: Progress | None = None
     """How far the Job is, while it runs."""
     digest: Sha256 | None = None

@@ -176,8 +176,8 @@ class EdgeModelController:
             await self._context.applier.ensure(resolver_pod(scope.model, 1, settings))
             return None, stale
         pod = mine[attempt]
-        said = termination_message(pod)
-        if pod["status"].get("phase") == "Succeeded" and said is not None:
+        if pod["status"].get("phase") == "Succeeded":
+            said = termination_message(pod) or {}
             scope.source = _answer(said, *source_request(scope.model.spec.source))
             if scope.source is None:
                 scope.source_problem = Problem.stalling(
@@ -241,9 +241,9 @@ def _answer(said: dict[str, object], uri: str, revision: str) -> SourceStatus | 
 
 
 def _ended(pod: Object) -> str:
-    """When the pod's container ended; empty if that is not known."""
+    """When the pod's container ended; of a pod that no kubelet would start, when it was made."""
     for container in pod["status"].get("containerStatuses", ()):
         ended = container.get("state", {}).get("terminated")
         if ended:
             return str(ended.get("finishedAt", ""))
-    return ""
+    return str(pod["metadata"].get("creationTimestamp", ""))

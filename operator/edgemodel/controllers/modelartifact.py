@@ -12,7 +12,7 @@ from edgemodel.controllers.resources import BY_ARTIFACT, BY_SOURCE
 from edgemodel.core.conditions import conditions, find, is_ready, stalled
 from edgemodel.core.keys import source_request
 from edgemodel.core.making import Failed, Running, Succeeded, next_attempt, outcome, seconds_until
-from edgemodel.core.objects import STORE_FINALIZER, quantization_job
+from edgemodel.core.objects import ATTEMPT_LABEL, MEMORY_ATTEMPT_LABEL, STORE_FINALIZER, quantization_job
 from edgemodel.core.plan import wanted_keys
 from edgemodel.core.problem import Problem
 from edgemodel.core.sizing import baseline_bytes
@@ -82,7 +82,7 @@ class ModelArtifactController:
         job = self._job(artifact)
         if job is None:
             stuck = stalled(artifact.status.conditions)
-            if stuck and scope.job is not None:  # the Job failed for good and was cleared away
+            if stuck and scope.job is not None and scope.job.failed:  # and was cleared away
                 scope.problem = Problem.stalling(stuck.reason, stuck.message)
                 return
             await self._context.ask_store(lambda: store.add_reference(key, self._owner(artifact)))
@@ -90,7 +90,7 @@ class ModelArtifactController:
             if scope.published is None:
                 await self._start(scope, runtime, scheme, scope.job or JobStatus(name="", attempt=1))
             return
-        scope.job = scope.job or JobStatus(name=job["metadata"]["name"], attempt=_attempt(job))
+        scope.job = _job_status(job)
         match outcome(job, self._pods(artifact, job)):
             case Running(problem):
                 scope.problem = problem
@@ -99,12 +99,14 @@ class ModelArtifactController:
             case Succeeded():
                 scope.published = await self._published(key)
                 if scope.published is None:
+                    scope.job = _for_good(scope.job)
                     scope.problem = Problem.stalling(
                         "NotPublished", "the Job ended well but the store has no whole artifact of this key"
                     )
             case Failed(problem, at):
                 following = next_attempt(scope.job, problem)
                 if isinstance(following, Problem):
+                    scope.job = _for_good(scope.job)
                     scope.problem = following
                     return
                 scope.problem = problem
@@ -225,7 +227,7 @@ class ModelArtifactController:
         cache = self._context.cache
         refs = cache.by_index("Job", BY_ARTIFACT, f"{artifact.metadata.namespace}/{artifact.spec.key}")
         jobs = [job for job in (cache.get(*ref) for ref in refs) if job is not None]
-        return max(jobs, key=_attempt, default=None)
+        return max(jobs, key=lambda job: _job_status(job).attempt, default=None)
 
     def _pods(self, artifact: ModelArtifact, job: Object | None) -> list[Object]:
         """Pods of the Job; without one, pods that serve the artifact."""
@@ -240,8 +242,15 @@ class ModelArtifactController:
         return f"{self._context.settings.owner}.{artifact.metadata.namespace}"
 
 
-def _attempt(job: Object) -> int:
-    return int(job["metadata"]["name"].rpartition("-")[2])
+def _job_status(job: Object) -> JobStatus:
+    """From the Job itself: a status may be older, if the operator was killed before it wrote it."""
+    metadata = job["metadata"]
+    attempt, memory_attempt = (int(metadata["labels"][name]) for name in (ATTEMPT_LABEL, MEMORY_ATTEMPT_LABEL))
+    return JobStatus(name=metadata["name"], attempt=attempt, memory_attempt=memory_attempt)
+
+
+def _for_good(job: JobStatus) -> JobStatus:
+    return job.model_copy(update={"failed": True})
 
 
 def _scheme(runtime: EdgeRuntime | None, name: str) -> Scheme | None:

@@ -135,8 +135,8 @@ class Watches:
             Watch(SERVICE, self._child, OURS, project=_without_status, indices={BY_MODEL: _by_model}),
             Watch(POD, self._child, OURS, _pod, {BY_MODEL: _by_model, BY_ARTIFACT: _by_artifact}),
             Watch(JOB, self._child, OURS, _job, {BY_ARTIFACT: _by_artifact}),
-            Watch(DEPLOYMENT, self._child, OURS, _workload, {BY_MODEL: _by_model, BY_ARTIFACT: _by_served_artifact}),
-            Watch(DAEMON_SET, self._child, OURS, _workload, {BY_MODEL: _by_model, BY_ARTIFACT: _by_served_artifact}),
+            Watch(DEPLOYMENT, self._workload, OURS, _workload, {BY_MODEL: _by_model, BY_ARTIFACT: _by_served_artifact}),
+            Watch(DAEMON_SET, self._workload, OURS, _workload, {BY_MODEL: _by_model, BY_ARTIFACT: _by_served_artifact}),
         )
 
     def _indexed(self, kind: str, index: str, values: Iterable[str]) -> Iterable[tuple[str, str]]:
@@ -159,6 +159,12 @@ class Watches:
         yield artifact_key(obj["metadata"]["namespace"], obj["metadata"]["name"])
         for found in self._indexed("EdgeModel", BY_SOURCE, _by_source(obj)):
             yield model_key(*found)
+
+    def _workload(self, obj: Object) -> Iterable[Key]:
+        """Also the artifact that it serves, which may go with it: a workload scaled to none has no pods to tell."""
+        yield from self._child(obj)
+        if key := artifact_of(obj):
+            yield artifact_key(obj["metadata"]["namespace"], key)
 
     def _child(self, obj: Object) -> Iterable[Key]:
         namespace, labels = obj["metadata"]["namespace"], _labels(obj)

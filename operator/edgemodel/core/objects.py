@@ -14,7 +14,7 @@ from edgemodel.api.artifact import ModelArtifact, ModelArtifactSpec, ResolvedSou
 from edgemodel.api.model import EdgeModel
 from edgemodel.api.runtime import EdgeRuntime, Scheme
 from edgemodel.core.hardware import HARDWARE_LABEL, class_label
-from edgemodel.core.keys import short_hash, source_request
+from edgemodel.core.keys import short_hash
 from edgemodel.core.plan import Choice
 from edgemodel.core.settings import Settings
 from edgemodel.core.sizing import context_per_request, job_size, quantity, serving_memory, volume_size
@@ -27,7 +27,9 @@ RUNTIME_LABEL = "edgemodel.dev/runtime"
 ARTIFACT_LABEL = "edgemodel.dev/artifact"
 ROLE_LABEL = "edgemodel.dev/role"
 ATTEMPT_LABEL = "edgemodel.dev/attempt"
-"""On a resolver pod: which attempt it is."""
+"""On a resolver pod and a Job: which attempt it is."""
+MEMORY_ATTEMPT_LABEL = "edgemodel.dev/memory-attempt"
+"""On a Job: one more each time that the memory was not enough."""
 
 STORE_FINALIZER = "edgemodel.dev/store"
 
@@ -178,8 +180,7 @@ _SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "5
 def resolver_pod(model: EdgeModel, attempt: int, settings: Settings) -> Manifest:
     """The short pod that reads the source's headers and answers by its termination message."""
     source = model.spec.source
-    secret = source.secret_ref.name if source.secret_ref else ""
-    name = f"{model.metadata.name}-resolve-{short_hash(source_request(source), secret)}-{attempt}"
+    name = f"{model.metadata.name}-resolve-{short_hash(source.dump())}-{attempt}"
     part = _source(source, settings) + _tmp()
     part += _Part([{"name": "EDGEMODEL_SOURCE", "value": json.dumps(source.dump(), sort_keys=True)}], [], [])
     return {
@@ -265,7 +266,7 @@ def quantization_job(
         "metadata": {
             "name": f"quantize-{spec.key}-{attempt}",
             "namespace": artifact.metadata.namespace,
-            "labels": labels,
+            "labels": labels | {ATTEMPT_LABEL: str(attempt), MEMORY_ATTEMPT_LABEL: str(memory_attempt)},
             "ownerReferences": _owner(artifact),
         },
         "spec": {

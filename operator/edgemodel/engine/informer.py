@@ -13,7 +13,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -82,13 +82,19 @@ class Informer:
         """Lists and watches until cancelled; fails when a watch cannot go on. Calls `started` once kopf has started."""
         async with self._access.session(self._overhear) as session:
             tasks = await kopf.spawn_tasks(
-                registry=self._registry(session), settings=self._settings(), standalone=True, clusterwide=True
+                registry=self._registry(session),
+                settings=self._settings(),
+                identity=cast(Any, "edgemodel"),  # else kopf asks for a user name, which a container's uid may lack
+                standalone=True,
+                clusterwide=True,
             )
             started()
             try:
                 await kopf.run_tasks(tasks, ignored=_AllTasks())
             except Exception as error:
                 raise EngineError(f"a watch could not be kept up: {error}") from error
+            finally:
+                asyncio.get_running_loop().set_exception_handler(_overlook_generators)
 
     def _registry(self, session: aiohttp.ClientSession) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
@@ -158,3 +164,9 @@ class Informer:
 
 def _selector(resource: Resource) -> tuple[str, str, str]:
     return resource.group, resource.version, resource.plural
+
+
+def _overlook_generators(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """kopf, when it is ended while it is busy, leaves streams half closed, which asyncio reports at length."""
+    if "asyncgen" not in context:
+        loop.default_exception_handler(context)

@@ -124,6 +124,7 @@ class Runtime:
                 await asyncio.wait([self._work])
         if not self._work.cancelled():
             self._work.result()
+        _log.info("stopped")
 
     async def _inform_and_lead(self) -> None:
         await self._informer.find_definitions()

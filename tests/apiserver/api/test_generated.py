@@ -139,9 +139,7 @@ def live(model: EdgeModel, cluster: Landscape) -> None:
 @example(obj={"apiVersion": "edgemodel.dev/v1alpha1", "kind": "EdgeModel",
               "metadata": {"name": "m", "namespace": "default"}, "spec": {"source": {"uri": "hf://a/b"}}},
          cluster=CLUSTERS[1])  # fmt: skip
-def test_operator_can_live_with_whatever_the_api_server_takes(
-    server: Server, obj: Object, cluster: Landscape
-) -> None:
+def test_operator_can_live_with_whatever_the_api_server_takes(server: Server, obj: Object, cluster: Landscape) -> None:
     answer = server.create(obj)
     assert answer.status in (201, 400, 422), answer.body
     event("accepted" if answer.accepted else "refused")

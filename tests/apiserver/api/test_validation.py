@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hack.cluster import binaries
 
+from hack.cluster import binaries
 from tests.apiserver.api.conftest import CRDS, Object, Server, conditions
 
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
@@ -113,10 +113,10 @@ LINK_LOCAL = "a source must not be on a link-local address"
         ("a link-local address of IPv4 in one of IPv6", source("https://[::ffff:169.254.169.254]/x"), LINK_LOCAL),
         ("a password", source("https://user:password@host/x"), "credentials do not belong in a URI"),
         ("a digest that is none", source("hf://a/b", sha256="abc"), "spec.source.sha256"),
-        ("replicas and a pod on each node", variant(replicas=1, perNode=True), "replicas and perNode exclude each other"),
+        ("replicas and a pod on each node", variant(replicas=1, perNode=True), "replicas and perNode exclude each"),
         ("two variants of a name", {"variants": [{"name": "v"}, {"name": "v"}]}, "Duplicate value"),
         ("no variant in a list of them", {"variants": []}, "should have at least 1 items"),
-        ("seventeen variants", {"variants": [{"name": f"v{number}"} for number in range(17)]}, "must have at most 16 items"),
+        ("seventeen variants", {"variants": [{"name": f"v{number}"} for number in range(17)]}, "at most 16 items"),
         ("a variant with a long name", variant(name="v" * 21), "Too long: may not be more than 20"),
         ("a variant whose name is no label", variant(name="V_1"), "should match"),
         ("a runtime that is no name", variant(runtime="a/b"), "should match"),

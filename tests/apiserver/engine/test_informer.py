@@ -6,7 +6,7 @@ from edgemodel.engine.access import Access
 from edgemodel.engine.cache import Cache, Watch
 from edgemodel.engine.client import Client
 from edgemodel.engine.informer import Informer
-from edgemodel.engine.objects import Key, Object, Ref
+from edgemodel.engine.objects import Key, Object, Ref, Resource
 from tests.apiserver.engine import toy
 from tests.apiserver.engine.conftest import RESOURCES, Api, a_toy
 
@@ -27,7 +27,7 @@ def test_the_cache_is_kept_like_the_cluster(api: Api) -> None:
 
     async def names(kind: str, *expected: str) -> None:
         async with asyncio.timeout(20):
-            while {ref.name for ref in cache.refs(kind, api.namespace)} != set(expected):
+            while {ref.name for ref in cache.refs(kind, api.namespace)} != set(expected):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def scenario(client: Client) -> None:
@@ -72,5 +72,5 @@ def test_the_cache_is_kept_like_the_cluster(api: Api) -> None:
 
 def test_our_client_knows_what_is_served(api: Api) -> None:
     assert api.do(lambda client: client.serves(RESOURCES[0]))
-    assert not api.do(lambda client: client.serves(toy.Resource("engine.test", "v1", "ghosts", "Ghost")))
-    assert not api.do(lambda client: client.serves(toy.Resource("nowhere.test", "v1", "toys", "Toy")))
+    assert not api.do(lambda client: client.serves(Resource("engine.test", "v1", "ghosts", "Ghost")))
+    assert not api.do(lambda client: client.serves(Resource("nowhere.test", "v1", "toys", "Toy")))

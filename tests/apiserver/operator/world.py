@@ -216,9 +216,9 @@ class Place:
     def __post_init__(self) -> None:
         self.operators: list[Operator] = []
 
-    def start(self, kill_at: int = 0, **env: str) -> Operator:
+    def start(self, kill_at: int = 0) -> Operator:
         """Starts an operator, to be killed at a write."""
-        operator = self.world.nursery.start(self.env | env, self.namespace)
+        operator = self.world.nursery.start(self.env, self.namespace)
         self.writes.next_life(operator.pid, kill_at)
         self.operators.append(operator)
         return operator

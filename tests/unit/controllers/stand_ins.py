@@ -27,6 +27,7 @@ from edgemodel.engine.client import Client, Propagation
 from edgemodel.engine.errors import ApiError, NotFound
 from edgemodel.engine.events import Events
 from edgemodel.engine.objects import Key, Object, Ref
+from edgemodel.engine.runtime import Reconcile
 from edgemodel.store.artifacts import ArtifactStore, Published, Removed
 from edgemodel.store.errors import StoreError
 from edgemodel.store.manifest import File, Manifest
@@ -127,7 +128,7 @@ class StandInStore(ArtifactStore):
         self._ask()
         self._log.append(f"store reference {owner}")
 
-    def read_manifest(self, key: str) -> Published | None:
+    def read_manifest(self, key: str, digest: str | None = None) -> Published | None:
         self._ask()
         return Published(self.published, OTHER_DIGEST, "etag") if self.published else None
 
@@ -173,10 +174,10 @@ class World:
             settings=SETTINGS,
             wake=lambda namespace, name: self.woken.append(artifact_key(namespace, name)),
         )
-        self._controllers = {
-            MODEL_CONTROLLER: EdgeModelController(self.context),
-            ARTIFACT_CONTROLLER: ModelArtifactController(self.context),
-            NODE_CONTROLLER: NodeController(self.context),
+        self._reconcilers: dict[str, Reconcile] = {
+            MODEL_CONTROLLER: EdgeModelController(self.context).reconcile,
+            ARTIFACT_CONTROLLER: ModelArtifactController(self.context).reconcile,
+            NODE_CONTROLLER: NodeController(self.context).reconcile,
         }
         self.put("EdgeRuntime", runtime().spec.dump(), name="llamacpp", namespace="")
         self.put("HardwareClass", {"architectures": ["amd64"]}, name="x86-64", namespace="")
@@ -221,7 +222,11 @@ class World:
 
     def reconcile(self, controller: str, name: str, namespace: str = NAMESPACE) -> float | None:
         """One reconcile. When to look again."""
-        return asyncio.run(self._controllers[controller].reconcile(Key(controller, namespace, name)))
+
+        async def run() -> float | None:
+            return await self._reconcilers[controller](Key(controller, namespace, name))
+
+        return asyncio.run(run())
 
     def writes(self) -> list[str]:
         """The writes since this was last asked."""

@@ -4,7 +4,9 @@ from edgemodel.api.runtime import HardwareClassSpec
 from edgemodel.core.hardware import Fleet, NodeFacts, classes_of, fleet_of, hardware_labels, is_of_class
 from tests.unit.core.samples import ARM, GPU, X86, hardware_class, node
 
-GPU_NODE = NodeFacts("g", "amd64", "linux", {"zone": "a", "empty": ""}, {"nvidia.com/gpu": "2", "example.com/odd": "1900m"})
+GPU_NODE = NodeFacts(
+    "g", "amd64", "linux", {"zone": "a", "empty": ""}, {"nvidia.com/gpu": "2", "example.com/odd": "1900m"}
+)
 
 
 @pytest.mark.parametrize(

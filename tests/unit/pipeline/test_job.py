@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from edgemodel.pipeline.sources import open_source
 from edgemodel.pipeline.texts import calibration_digest, calibration_text, held_out_text
 from edgemodel.store.artifacts import ArtifactStore, Published
 from tests.llamacpp import LlamaCpp
-from tests.s3 import S3
+from tests.s3 import ACCESS_KEY, S3, SECRET_KEY
 from tests.unit.pipeline.models import TINYSAWYER, llama_gguf, safetensors
 
 
@@ -70,7 +71,7 @@ class Job:
         with self.start(request) as running:
             output, _ = running.communicate()
         said: dict[str, Any] = json.loads(self.left.read_text())
-        assert "a-secret-that-no-message-may-show" not in output + self.left.read_text()
+        assert SECRET_KEY not in output + self.left.read_text()
         return running.returncode, said, [json.loads(line) for line in output.splitlines()]
 
     def published(self, key: str) -> Published | None:
@@ -128,18 +129,12 @@ def test_a_store_that_is_away_is_to_be_tried_later(job: Job) -> None:
 def test_wrong_keys_for_the_store_are_told(job: Job, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     wrong.mkdir()
-    (wrong / "AWS_ACCESS_KEY_ID").write_text("nobody")
-    (wrong / "AWS_SECRET_ACCESS_KEY").write_text("a-secret-that-no-message-may-show")
-    job.env["EDGEMODEL_STORE_CREDENTIALS"] = str(wrong)
-    environ = job.s3.env | {"EDGEMODEL_STORE_CREDENTIALS": str(wrong)}
-    job.s3 = _WithEnv(job.s3, environ)  # type: ignore[assignment]
+    (wrong / "AWS_ACCESS_KEY_ID").write_text(ACCESS_KEY)
+    (wrong / "AWS_SECRET_ACCESS_KEY").write_text(SECRET_KEY[::-1])
+    job.s3 = replace(job.s3, config=replace(job.s3.config, credentials=wrong))
     code, said, _ = job.run(job.request())
     assert (code, said["reason"], said["retry"]) == (1, "StoreDenied", False)
-
-
-class _WithEnv:
-    def __init__(self, s3: S3, env: dict[str, str]) -> None:
-        self.config, self.files, self.env = s3.config, s3.files, env
+    assert SECRET_KEY[::-1] not in said["message"]
 
 
 def test_a_request_that_makes_no_sense_is_a_bug(job: Job) -> None:
@@ -162,8 +157,8 @@ def test_tinysawyer_becomes_an_artifact(job: Job, llamacpp: LlamaCpp) -> None:
     assert said["manifestDigest"] == published.digest
     assert said["bytes"] == published.manifest.size
     quality = said["quality"]
-    # The model's own figures: 39.7 unquantized, 39.9 so.
-    assert 35 < float(quality["baselinePerplexity"]) < 45
+    # 39.7 over all of the text, 53 over the tokens of it that are scored.
+    assert 50 < float(quality["baselinePerplexity"]) < 57
     assert 0.97 < float(quality["accuracy"]) < 1.02
     assert 0 < float(quality["klDivergence"]) < 0.05
     assert 0.85 < float(quality["topTokenAgreement"]) <= 1
@@ -223,14 +218,14 @@ def test_weights_that_do_not_fit_the_config_are_told(job: Job, llamacpp: LlamaCp
 def test_a_full_scratch_volume_is_told(job: Job, llamacpp: LlamaCpp) -> None:
     job.work.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", job.work], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(job.work)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("mounting a small volume needs root")
     try:
         code, said, _ = job.using(llamacpp).run(job.request())
     finally:
-        subprocess.run(["umount", job.work], check=True)
+        subprocess.run(["umount", str(job.work)], check=True)
     assert (code, said["reason"], said["retry"]) == (1, "DiskFull", False)
 
 
@@ -275,9 +270,9 @@ def full(llamacpp: LlamaCpp, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _quantize(llamacpp: LlamaCpp, folder: Path, target: str, scheme: str, imatrix: bool) -> Path:
+    command = [str(llamacpp.python), "-m", "edgemodel.pipeline.llamacpp_quantize", "full.gguf", target, scheme, "1"]
     done = subprocess.run(
-        [llamacpp.python, "-m", "edgemodel.pipeline.llamacpp_quantize", "full.gguf", target, scheme, "1"]
-        + ["imatrix.gguf"] * imatrix,
+        command + ["imatrix.gguf"] * imatrix,
         env=llamacpp.env,
         cwd=folder,
         capture_output=True,
@@ -311,11 +306,13 @@ def test_the_quality_report_is_right(llamacpp: LlamaCpp, full: Path, tmp_path: P
     model = _quantize(llamacpp, full, "q3.gguf", "Q3_K_S", imatrix=False)
     code = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from edgemodel.pipeline.llamacpp import LlamaCpp
 from edgemodel.pipeline.progress import Reporter
-report = LlamaCpp()._evaluate(*map(Path, sys.argv[1:3]), 512, Path(sys.argv[3]), Reporter(lambda _: None).step("Evaluate"))
-Path(sys.argv[3], "report.json").write_text(report.model_dump_json())
+full, model, work = map(Path, sys.argv[1:])
+report = LlamaCpp()._evaluate(full, model, 512, work, Reporter(lambda _: None).step("Evaluate"))
+Path(work, "report.json").write_text(report.model_dump_json())
 """
     done = llamacpp.run("-c", code, full / "full.gguf", model, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -326,9 +323,9 @@ Path(sys.argv[3], "report.json").write_text(report.model_dump_json())
     assert by_hand.returncode == 0, by_hand.stderr
     figures = json.loads(by_hand.stdout)
     assert report["tokens"] == figures["tokens"]
-    # llama-perplexity keeps the baseline's log-probabilities in 16 bits.
-    assert float(report["perplexity"]) == pytest.approx(figures["perplexity"], rel=1e-3)
-    assert float(report["baseline_perplexity"]) == pytest.approx(figures["baseline"], rel=1e-3)
+    assert float(report["baseline_perplexity"]) == pytest.approx(figures["baseline"], rel=1e-4)
+    # Quantized weights meet activations that are rounded to 8 bits, which a batch of another shape rounds elsewhere.
+    assert float(report["perplexity"]) == pytest.approx(figures["perplexity"], rel=2e-3)
     assert float(report["kl_divergence"]) == pytest.approx(figures["divergence"], rel=0.02)
-    assert float(report["top_token_agreement"]) == pytest.approx(figures["agreement"], abs=2e-3)
-    assert float(report["accuracy"]) == pytest.approx(figures["baseline"] / figures["perplexity"], rel=1e-3)
+    assert float(report["top_token_agreement"]) == pytest.approx(figures["agreement"], abs=5e-3)
+    assert float(report["accuracy"]) == pytest.approx(figures["baseline"] / figures["perplexity"], rel=2e-3)

@@ -1,0 +1,152 @@
+"""Whom an event wakes, and what the cache keeps."""
+
+from collections.abc import Callable
+
+import pytest
+
+from edgemodel.controllers.resources import ARTIFACT_CONTROLLER, MODEL_CONTROLLER, NODE_CONTROLLER
+from edgemodel.engine.objects import Key, Object
+from tests.unit.controllers.stand_ins import NAMESPACE, World
+from tests.unit.core.samples import model_artifact
+
+KEY = model_artifact().spec.key
+SPEC = model_artifact().spec.dump()
+MODEL = {"source": SPEC["source"], "variants": [{"name": "cpu"}]}
+OTHER = {"source": {"uri": "hf://other/model"}}
+OURS = {"app.kubernetes.io/managed-by": "edgemodel"}
+OF_MODEL = OURS | {"edgemodel.dev/model": "m"}
+OF_ARTIFACT = OURS | {"edgemodel.dev/artifact": KEY}
+SERVING: Object = {"template": {"metadata": {"labels": OF_MODEL | OF_ARTIFACT}}, "replicas": 0}
+
+M = Key(MODEL_CONTROLLER, NAMESPACE, "m")
+OTHER_M = Key(MODEL_CONTROLLER, NAMESPACE, "other")
+A = Key(ARTIFACT_CONTROLLER, NAMESPACE, KEY)
+N = Key(NODE_CONTROLLER, "", "n1")
+
+
+def world() -> World:
+    """Two EdgeModels, of which one wants the artifact."""
+    found = World()
+    found.put("EdgeModel", MODEL, name="m", status={"variants": [{"name": "cpu", "artifact": {"key": KEY}}]})
+    found.put("EdgeModel", OTHER, name="other", status={})
+    found.put("ModelArtifact", SPEC, name=KEY, status={})
+    found.put("Deployment", SERVING, name="m-cpu", labels=OF_MODEL, status={})
+    found.put("DaemonSet", SERVING, name="m-cpu", labels=OF_MODEL, status={})
+    found.put("Pod", {}, name="serve", labels=OF_MODEL | OF_ARTIFACT, status={})
+    found.put("Pod", {}, name="resolve", labels=OF_MODEL, status={})
+    found.put("Job", {}, name="quantize", labels=OF_ARTIFACT, status={})
+    found.put("Service", {}, name="m", labels=OF_MODEL)
+    found.woken.clear()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("EdgeModel", "m", {M, A}),
+        ("EdgeModel", "other", {OTHER_M}),
+        ("ModelArtifact", KEY, {A, M}),
+        ("Deployment", "m-cpu", {M, A}),
+        ("DaemonSet", "m-cpu", {M, A}),
+        ("Pod", "serve", {M, A}),
+        ("Pod", "resolve", {M}),
+        ("Job", "quantize", {A}),
+        ("Service", "m", {M}),
+        ("EdgeRuntime", "llamacpp", {M, OTHER_M, A}),
+        ("HardwareClass", "x86-64", {M, OTHER_M, N}),
+        ("Node", "n1", {M, OTHER_M, N}),
+    ],
+)
+def test_object_that_goes_wakes(kind: str, name: str, expected: set[Key]) -> None:
+    found = world()
+    namespaced = kind not in ("EdgeRuntime", "HardwareClass", "Node")
+    found.lose(kind, name, namespace=NAMESPACE if namespaced else "")
+    assert set(found.woken) == expected
+
+
+def test_model_that_wants_another_source_now_wakes_the_artifact_of_the_old_one() -> None:
+    found = world()
+    found.change("EdgeModel", "m", spec=OTHER)
+    assert set(found.woken) == {M, A}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "obj", "change"),
+    [
+        ("a node's heartbeat", "Node", "n1", lambda obj: {"status": {"conditions": [{"lastHeartbeatTime": "now"}]}}),
+        ("a node's free memory", "Node", "n1", lambda obj: {"status": {"allocatable": {"memory": "1Gi"}}}),
+        ("a pod's address", "Pod", "serve", lambda obj: {"status": {"podIP": "10.0.0.1"}}),
+        ("a workload's conditions", "Deployment", "m-cpu", lambda obj: {"status": {"conditions": [{"type": "A"}]}}),
+        ("a write that changes nothing", "EdgeModel", "m", lambda obj: {}),
+    ],
+)
+def test_nobody_is_woken_by(name: str, kind: str, obj: str, change: Callable[[Object], Object]) -> None:
+    found = world()
+    found.change(kind, obj, namespace="" if kind == "Node" else NAMESPACE, **change({}))
+    assert found.woken == [], name
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "obj", "change"),
+    [
+        ("a node's accelerator", "Node", "n1", {"status": {"allocatable": {"nvidia.com/gpu": "1"}}}),
+        ("a pod's end", "Pod", "serve", {"status": {"phase": "Failed"}}),
+        ("a rollout's progress", "Deployment", "m-cpu", {"status": {"readyReplicas": 1}}),
+        ("a Job's end", "Job", "quantize", {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}),
+    ],
+)
+def test_somebody_is_woken_by(name: str, kind: str, obj: str, change: Object) -> None:
+    found = world()
+    found.change(kind, obj, namespace="" if kind == "Node" else NAMESPACE, **change)
+    assert found.woken != [], name
+
+
+def test_landscape_is_seen_anew_when_a_node_comes() -> None:
+    found = world()
+    assert found.context.landscape().fleet.any_rank == {"x86-64": 1}
+    labels = {"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux"}
+    found.put("Node", {}, name="n2", namespace="", labels=labels)
+    assert found.context.landscape().fleet.any_rank == {"x86-64": 2}
+
+
+# The Node controller
+
+
+def labelled(found: World) -> dict[str, str]:
+    labels: dict[str, str] = found.one("Node")["metadata"]["labels"]
+    return {name: value for name, value in labels.items() if "edgemodel.dev" in name}
+
+
+OF_X86 = {"edgemodel.dev/hardware": "x86-64", "hardware.edgemodel.dev/x86-64": "true"}
+
+
+def seen(found: World) -> None:
+    """The informer sees the node as it is now."""
+    found.see(found.one("Node"))
+
+
+def test_node_is_labelled_once() -> None:
+    found = world()
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    assert found.writes() == ["merge Node n1"]
+    assert labelled(found) == OF_X86
+    seen(found)
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    assert found.writes() == []
+
+
+def test_node_loses_the_labels_of_a_class_that_is_gone_and_no_other() -> None:
+    found = world()
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    seen(found)
+    found.lose("HardwareClass", "x86-64", namespace="")
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    assert labelled(found) == {}
+    assert found.one("Node")["metadata"]["labels"]["kubernetes.io/arch"] == "amd64"
+
+
+def test_node_that_is_gone_is_left_alone() -> None:
+    found = world()
+    found.lose("Node", "n1", namespace="")
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    assert found.writes() == []
