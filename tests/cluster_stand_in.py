@@ -132,7 +132,7 @@ class Api:
     async def list(self, kind: str, namespace: str = "") -> list[Obj]:
         """All of a kind."""
         found = json.loads(await self.send("GET", path_of(kind, namespace)))
-        return [{"kind": kind, **item} for item in found["items"]]
+        return [{"apiVersion": found["apiVersion"], "kind": kind, **item} for item in found["items"]]
 
     async def create(self, obj: Obj) -> Obj:
         """Creates an object."""
@@ -162,20 +162,23 @@ class Api:
             if error.code != 404:
                 raise
 
-    async def watch(self, kind: str, namespace: str = "", accept: str = "application/json") -> AsyncIterator[Obj]:
+    async def watch(self, kind: str, namespace: str = "", metadata_only: bool = False) -> AsyncIterator[Obj]:
         """Everything there is as ADDED, then a {"type": "LISTED"}, then what happens, until the server ends it."""
         assert self._session
         path = self.server + path_of(kind, namespace)
-        async with self._session.get(path, headers={"Accept": accept}) as answer:
+        form = ";as=PartialObjectMetadata{};g=meta.k8s.io;v=v1" if metadata_only else ""
+        accept = {"Accept": f"application/json{form}".replace("{}", "List")}
+        async with self._session.get(path, headers=accept) as answer:
             listed = await answer.json()
             answer.raise_for_status()
-        for item in listed["items"]:
-            yield {"type": "ADDED", "object": {"kind": kind, **item}}
+        for item in listed["items"] or ():
+            yield {"type": "ADDED", "object": {"apiVersion": listed["apiVersion"], "kind": kind, **item}}
         yield {"type": "LISTED"}
         query = {"watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"], "timeoutSeconds": "3600"}
+        accept = {"Accept": f"application/json{form}".replace("{}", "")}
         timeout = aiohttp.ClientTimeout(total=None)
         async with self._session.get(
-            path, params=query, headers={"Accept": accept}, timeout=timeout, read_bufsize=1 << 22
+            path, params=query, headers=accept, timeout=timeout, read_bufsize=1 << 22
         ) as stream:
             stream.raise_for_status()
             async for line in stream.content:
@@ -568,7 +571,8 @@ class StandIn:
     async def _roll_out(self, workload: Obj) -> None:
         """New pods, then the old ones go; the status says so at both points."""
         metadata, spec = workload["metadata"], workload["spec"]
-        revision = hashlib.sha256(json.dumps(spec["template"], sort_keys=True).encode()).hexdigest()[:10]
+        template = json.dumps((metadata["uid"], spec["template"]), sort_keys=True)
+        revision = hashlib.sha256(template.encode()).hexdigest()[:10]
         count = spec["replicas"] if workload["kind"] == "Deployment" else self._nodes(spec["template"]["spec"])
         pods = self._pods(workload)
         new = [pod for pod in pods if pod["metadata"]["labels"].get("pod-template-hash") == revision]

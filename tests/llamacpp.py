@@ -37,10 +37,10 @@ class LlamaCpp:
             "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY / "operator", REPOSITORY))),
         }
 
-    def run(self, *arguments: str | Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str | Path, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
         """Runs Python with these arguments."""
         return subprocess.run(
-            [self.python, *arguments], env=self.env | environ, capture_output=True, text=True, check=False
+            [self.python, *arguments], cwd=folder, env=self.env, capture_output=True, text=True, check=False
         )
 
     def program(self, name: str, *arguments: str | Path, folder: Path) -> str:

@@ -19,15 +19,20 @@ OTHER_NAMESPACE = "edge-e2e-other"
 Json = dict[str, Any]
 
 
+SMALL: Json = {"cpu": "250m"}
+"""Several pods must fit the two cores of a test machine."""
+
+
 def edge_model(name: str, scheme: str = "Q8_0", **spec: Any) -> Json:
     """An EdgeModel of the tiny model."""
+    variant = {"name": "cpu", "runtime": "llamacpp", "quantization": {"scheme": scheme}, "resources": SMALL}
     return {
         "apiVersion": "edgemodel.dev/v1alpha1",
         "kind": "EdgeModel",
         "metadata": {"name": name},
         "spec": {
             "source": {"uri": f"s3://{SOURCES}/tiny", "secretRef": {"name": SOURCES}},
-            "variants": [{"name": "cpu", "runtime": "llamacpp", "quantization": {"scheme": scheme}}],
+            "variants": [variant],
             "serving": {"contextLength": 256, "parallel": 2},
         }
         | spec,

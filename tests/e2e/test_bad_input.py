@@ -11,7 +11,7 @@ import pytest
 
 from hack.cluster.shell import REPOSITORY
 from hack.deploy import SOURCES, SYSTEM_NAMESPACE, upload_sources
-from tests.e2e.edge import NAMESPACE, Edge, Json, condition, edge_model
+from tests.e2e.edge import NAMESPACE, SMALL, Edge, Json, condition, edge_model
 from tests.kstatus import kstatus
 
 TINY = REPOSITORY / "tests" / "fixtures" / "tinysawyer-hf"
@@ -24,7 +24,8 @@ def source(path: str, secret: str = SOURCES) -> Json:
 
 def variant(**fields: Any) -> Json:
     """spec.variants with one variant."""
-    return {"variants": [{"name": "cpu", "runtime": "llamacpp", "quantization": {"scheme": "Q8_0"}} | fields]}
+    usual = {"name": "cpu", "runtime": "llamacpp", "quantization": {"scheme": "Q8_0"}, "resources": SMALL}
+    return {"variants": [usual | fields]}
 
 
 CASES: dict[str, tuple[Json, str, str]] = {

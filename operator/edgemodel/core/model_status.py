@@ -7,7 +7,7 @@ from typing import Any
 
 from edgemodel.api.artifact import ModelArtifact
 from edgemodel.api.model import ArtifactStatus, EdgeModel, EdgeModelStatus, SourceStatus, VariantStatus
-from edgemodel.core.conditions import conditions, is_ready, stalled
+from edgemodel.core.conditions import conditions, find, is_ready, stalled
 from edgemodel.core.objects import ARTIFACT_LABEL, endpoint
 from edgemodel.core.plan import Choice, Decision, Undecided
 from edgemodel.core.problem import Problem, pod_problem
@@ -67,6 +67,9 @@ def artifact_problem(artifact: ModelArtifact | None) -> Problem | None:
     stuck = stalled(found)
     if stuck:
         return Problem.stalling(stuck.reason, stuck.message)
+    ready = find(found, "Ready")
+    if ready is not None and ready.reason != "Making":  # something is wrong that is tried again, or waited for
+        return Problem.retrying(ready.reason, ready.message)
     step = artifact.status.progress.step if artifact.status.progress else "Queued"
     return Problem.waiting(
         "MakingArtifact", f"artifact {artifact.spec.key} ({artifact.spec.recipe.scheme}) is being made: {step}"

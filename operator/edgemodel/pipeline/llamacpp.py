@@ -34,6 +34,9 @@ HOME = "/opt/llama.cpp"
 CALIBRATION_TOKENS = 8192
 ENTRYPOINT = "model.gguf"
 
+_TRIES = 4
+"""llama.cpp's programs log on a thread that they do not wait for at their end: seldom, the last lines are lost."""
+
 _WRITING = re.compile(r"Writing:\s+(?P<percent>\d+)%")
 _TENSOR = re.compile(r"\[\s*(?P<done>\d+)/\s*(?P<total>\d+)\]")
 _CHUNKS = re.compile(r"over (?P<total>\d+) chunks")
@@ -159,10 +162,13 @@ class LlamaCpp:
                 "llama-perplexity", full, context, work, _Half(step, 0.0), "-f", "heldout.txt", "--chunks", chunks,
                 "--kl-divergence-base", "logits",
             )  # fmt: skip
-            self._run(
-                "llama-perplexity", model, context, work, _Half(step, 0.5), "--kl-divergence-base", "logits",
-                "--kl-divergence", hear=hear,
-            )  # fmt: skip
+            for _ in range(_TRIES):
+                self._run(
+                    "llama-perplexity", model, context, work, _Half(step, 0.5), "--kl-divergence-base", "logits",
+                    "--kl-divergence", hear=hear,
+                )  # fmt: skip
+                if figures.keys() == _FIGURES.keys():
+                    break
         except ChildFailedError as error:
             raise EvaluationFailedError(f"llama.cpp could not evaluate the model: {_last_words(error)}") from None
         if figures.keys() != _FIGURES.keys() or not all(0 <= abs(figure) < 1e12 for figure in figures.values()):

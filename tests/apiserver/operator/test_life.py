@@ -40,7 +40,9 @@ def ready(place: Place, name: str = "model", **wanted: object) -> Obj:
         found = wait(f"{name} Ready", is_ready, timeout=60)
     except AssertionError:
         pods = [(pod["metadata"]["name"], pod.get("status")) for pod in place.all("Pod")]
-        workloads = [(obj["kind"], obj.get("status")) for kind in ("Deployment", "DaemonSet") for obj in place.all(kind)]
+        workloads = [
+            (obj["kind"], obj.get("status")) for kind in ("Deployment", "DaemonSet") for obj in place.all(kind)
+        ]
         raise AssertionError(f"not Ready: {place.get('EdgeModel', name)}, {workloads}, {pods}") from None
     assert found
     return found

@@ -287,8 +287,8 @@ class Restarter:
 
     def close(self) -> None:
         """Ends the one that was started."""
-        self.process.terminate()
-        self.process.wait(30)
+        self.process.kill()
+        self.process.wait()
 
 
 def _command(process: Path) -> list[str]:

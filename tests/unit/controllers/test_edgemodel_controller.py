@@ -275,6 +275,15 @@ def test_other_scheme_keeps_the_old_pods_until_its_artifact_is_there() -> None:
     assert Key(ARTIFACT_CONTROLLER, NAMESPACE, KEY) in found.woken, "the old artifact learns that it may go"
 
 
+def test_artifact_of_another_source_learns_that_it_may_go_when_the_status_no_longer_names_it() -> None:
+    found = world()
+    serving(found)
+    found.change("EdgeModel", "m", spec=SPEC | {"source": {"uri": "hf://other/model"}})
+    found.woken.clear()
+    reconcile(found)
+    assert Key(ARTIFACT_CONTROLLER, NAMESPACE, KEY) in found.woken
+
+
 def test_workload_of_the_other_kind_goes_once_the_new_one_serves() -> None:
     found = world()
     serving(found)

@@ -105,6 +105,13 @@ def test_preferred_hardware_without_nodes_is_passed_over() -> None:
     assert chosen({"runtime": "llamacpp"}, offered).hardware == "x86-64"
 
 
+def test_runtime_that_is_best_on_hardware_without_nodes_is_passed_over() -> None:
+    offered = landscape((runtime("best", {"gpu": 200}), runtime("good", {"x86-64": 1})), (X86, GPU), (node(),))
+    decision = chosen({}, offered)
+    assert (decision.runtime.metadata.name, decision.hardware) == ("good", "x86-64")
+    assert decision.why.startswith("runtime good serves it best; ")
+
+
 def test_equals_are_chosen_by_name_whatever_their_order() -> None:
     twins = (runtime("b", {"x86-64": 5}), runtime("a", {"x86-64": 5}))
     for runtimes in (twins, twins[::-1]):
