@@ -146,7 +146,7 @@ async def at_a_time(limit: int, work: Iterable[Any]) -> None:
 
 
 async def requests(api: Api) -> Counter[str]:
-    """Writes that the API server has answered so far, by verb and resource, without those of its own loopback client."""
+    """Writes that the API server has answered so far, by verb and resource, without those to itself."""
     text = (await api.send("GET", "/metrics")).decode()
     found: Counter[str] = Counter()
     for line in re.findall(r"^apiserver_request_total\{.*$", text, re.MULTILINE):

@@ -1,8 +1,9 @@
-"""`make generate`: writes what is generated from the types: crds/, the chart's copy of them, the API reference."""
+"""`make generate`: writes what is generated from the types: crds/, the chart's copies, the API reference."""
 
 from edgemodel.api.__main__ import render
 from hack.cluster.shell import REPOSITORY
 from hack.reference import reference
+from hack.runtimes import LLAMACPP, llamacpp
 
 
 def main() -> None:
@@ -10,6 +11,7 @@ def main() -> None:
     for name, content in render().items():
         for folder in ("crds", "charts/edgemodel/files/crds"):
             (REPOSITORY / folder / name).write_text(content, encoding="utf-8")
+    LLAMACPP.write_text(llamacpp(), encoding="utf-8")
     (REPOSITORY / "docs" / "api.md").write_text(reference(), encoding="utf-8")
 
 

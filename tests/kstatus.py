@@ -14,7 +14,8 @@ _MODULE = REPOSITORY / "hack" / "kstatus"
 
 def _program() -> Path:
     def build(into: Path) -> None:
-        command = (binaries.go(), "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o", f"{into}/kstatus", ".")
+        flags = ("-mod=readonly", "-trimpath", "-buildvcs=false")
+        command = (binaries.go(), "build", *flags, "-o", f"{into}/kstatus", ".")
         run_long("building kstatus", *command, log=cache.root() / "kstatus.log", env={"CGO_ENABLED": "0"}, cwd=_MODULE)
 
     return cache.entry("kstatus", cache.key_of(_MODULE, [_MODULE]), build) / "kstatus"

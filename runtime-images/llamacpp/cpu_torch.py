@@ -65,7 +65,7 @@ def symbols(library: Path, which: str) -> dict[str, tuple[str, int, str]]:
 def stand_in(name: str, letter: str, size: int) -> str:
     """The assembly of what stands in for one symbol: an answer, a refusal, a type's identity, or zeros."""
     if name in ANSWERS or letter in "TWi":
-        body = f"{ANSWERS[name]}\nret" if name in ANSWERS else f"lea 1f(%rip), %rdx\njmp refuse\n1: .string \"{name}\""
+        body = f"{ANSWERS[name]}\nret" if name in ANSWERS else f'lea 1f(%rip), %rdx\njmp refuse\n1: .string "{name}"'
         return f".text\n.globl {name}\n.type {name}, @function\n{name}: {body}\n"
     body = f".zero {max(size, 8)}"
     if name.startswith("_ZTI"):  # the bindings read the names of types while they are loaded
@@ -102,14 +102,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         assembly, script = Path(scratch, "stub.s"), Path(scratch, "stub.map")
         assembly.write_text(source + '.section .note.GNU-stack,"",@progbits\n')
-        script.write_text("".join(f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in versions.items()))
+        nodes = (f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in versions.items())
+        script.write_text("".join(nodes))
         link = f"-Wl,-soname,{stub.name},--version-script={script},--no-as-needed"
         run("gcc", "-shared", "-o", str(stub), str(assembly), link, "-lstdc++")
     for name in missing[1:]:
         (torch / "lib" / name).symlink_to(stub.name)
 
     init = torch / "__init__.py"
-    head, loaded, rest = init.read_text().partition("        _load_global_deps()\n    from torch._C import *  # noqa: F403\n")
+    loading = "        _load_global_deps()\n    from torch._C import *  # noqa: F403\n"
+    head, loaded, rest = init.read_text().partition(loading)
     if not loaded:
         raise SystemExit("torch/__init__.py is not as expected: see WITHOUT_DISTRIBUTED")
     init.write_text(head + loaded + WITHOUT_DISTRIBUTED + rest)

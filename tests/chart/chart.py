@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tests.chart.generated import REPOSITORY
+from hack.runtimes import REPOSITORY
 
 CHART = REPOSITORY / "charts" / "edgemodel"
 Manifest = dict[str, Any]

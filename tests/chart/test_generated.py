@@ -7,8 +7,8 @@ from edgemodel.api.__main__ import render
 from edgemodel.api.runtime import EdgeRuntime, HardwareClass
 from edgemodel.pipeline.llamacpp_schemes import runtime_schemes
 from edgemodel.pipeline.texts import calibration_digest
+from hack.runtimes import LLAMACPP, llamacpp
 from tests.chart.chart import BUCKET, CHART, Helm, one
-from tests.chart.generated import LLAMACPP, llamacpp
 
 
 def test_the_crds_are_those_of_the_types() -> None:
@@ -17,7 +17,7 @@ def test_the_crds_are_those_of_the_types() -> None:
 
 
 def test_the_llamacpp_file_is_what_the_pipeline_says() -> None:
-    assert LLAMACPP.read_text(encoding="utf-8") == llamacpp(), "run `python -m tests.chart.generated`"
+    assert LLAMACPP.read_text(encoding="utf-8") == llamacpp(), "run `make generate`"
 
 
 def test_the_crds_reach_the_cluster_unchanged(helm: Helm) -> None:

@@ -68,7 +68,10 @@ def run(environ: Mapping[str, str] = os.environ) -> JobResult:
     tools = toolchain(request.recipe.toolchain)
     tools.check(request.recipe)
     work = Path(environ.get("EDGEMODEL_WORK") or "/work")
-    source, making = _folder(work / "model"), _folder(work / "make")
+    # The source's folder is named by its content, so that what an earlier process fetched can stay. Its last segment
+    # is always the same: llama.cpp's converter takes it for the model's name, which is part of the artifact's bytes.
+    source = work / "sources" / request.resolved.digest.removeprefix("sha256:") / "model"
+    making = _empty_folder(work / "make")
     reporter = Reporter(lambda progress: store.write_progress(request.key, progress))
     try:
         _fetch(request, environ, source, reporter)
@@ -131,8 +134,7 @@ def _result(published: Published) -> JobResult:
     )
 
 
-def _folder(path: Path) -> Path:
-    """An empty folder, also after an earlier process in this container."""
+def _empty_folder(path: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path

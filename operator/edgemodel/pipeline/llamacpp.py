@@ -228,7 +228,7 @@ class _Half:
 
 
 def _first_gguf(source: Path) -> Path:
-    return min(source.glob("*.gguf"))
+    return min(source.rglob("*.gguf"))
 
 
 def _parts(full: Path) -> list[Path]:

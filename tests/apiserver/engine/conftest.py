@@ -183,6 +183,7 @@ def start(api: Api, tmp_path: Path) -> Iterator[Callable[..., Operator]]:
 
         def start(**environment: str) -> Operator:
             operator = Operator(tmp_path / f"{uuid.uuid4().hex}.log", environment)
+            stack.callback(lambda: print(operator.log()))  # pytest shows it where a test fails
             stack.callback(operator.process.wait)
             stack.callback(operator.process.kill)
             return operator

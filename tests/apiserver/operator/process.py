@@ -94,7 +94,8 @@ class Operator:
 
     def metrics(self) -> dict[str, float]:
         """Its metrics by name and labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+        # By name: asked for any port, the system gives IPv4 and IPv6 one each, and the log has one of them.
+        with urllib.request.urlopen(f"http://localhost:{self.port}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}

@@ -94,7 +94,10 @@ class RemoteReader(ABC):
         return b"".join(self._pieces(file, start, size))
 
     def fetch(self, file: SourceFile, target: Path, report: Report) -> None:
-        """Brings a file to `target`. Ranges that an earlier try wrote stay. A wrong digest is given a second chance."""
+        """Brings a file to `target`. What an earlier try wrote stays. A wrong digest is given a second chance."""
+        if target.exists():  # it got its name when it was verified
+            report(file.size)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + ".partial")
         journal = target.with_name(target.name + ".journal")

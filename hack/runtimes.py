@@ -1,17 +1,13 @@
-"""What the chart says of the llama.cpp pipeline, from the pipeline itself.
-
-`python -m tests.chart.generated` writes it; `make generate` may do so as well.
-"""
+"""What the chart says of the llama.cpp pipeline, from the pipeline itself."""
 
 import tomllib
-from pathlib import Path
 
 import yaml
 
 from edgemodel.pipeline.llamacpp_schemes import DEFAULT_SCHEME, runtime_schemes
 from edgemodel.pipeline.texts import calibration_digest
+from hack.cluster.shell import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LLAMACPP = REPOSITORY / "charts" / "edgemodel" / "files" / "llamacpp.yaml"
 HEADER = "# Generated from operator/edgemodel/pipeline and pyproject.toml. Change those, not this file.\n"
 
@@ -32,7 +28,3 @@ def llamacpp() -> str:
         "schemes": [scheme.dump() for scheme in runtime_schemes()],
     }
     return HEADER + yaml.safe_dump(content, sort_keys=False)
-
-
-if __name__ == "__main__":
-    LLAMACPP.write_text(llamacpp(), encoding="utf-8")
