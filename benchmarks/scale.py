@@ -44,7 +44,7 @@ from hack.cluster import controlplane
 from tests.apiserver.operator.process import ROOT, Operator, environment, start
 from tests.apiserver.operator.world import CLUSTER, edge_model
 from tests.cluster_stand_in import APPLY, QUALITY, Api, Obj, path_of, resolved
-from tests.s3 import serve
+from tests.s3 import free_port, serve
 
 SCALE, BARE = "scale", "bare"
 SETUP_AT_A_TIME = 16
@@ -427,7 +427,7 @@ async def measure(kubeconfig: Path, env: Mapping[str, str], log: Path, options: 
         await quiet(api, 2.0)
         done = Done(api, SCALE, options.count)
         started = time.monotonic()
-        with start(environment(kubeconfig, env), log) as operator:
+        with start(environment(kubeconfig, env, EDGEMODEL_PORT=str(free_port())), log) as operator:
             figures, rate = await cold_start(api, operator, done, options.count, started)
             say(f"all rolled out; {options.idle:.0f} s of nothing")
             figures += await idle(api, operator, options.idle)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hack.runtimes import REPOSITORY
+from hack.cluster.shell import REPOSITORY
 
 CHART = REPOSITORY / "charts" / "edgemodel"
 Manifest = dict[str, Any]

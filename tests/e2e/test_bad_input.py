@@ -33,8 +33,8 @@ CASES: dict[str, tuple[Json, str, str]] = {
     "bad-runtime": (variant(runtime="lamacpp"), "UnknownRuntime", "there are: "),
     "bad-scheme": (variant(quantization={"scheme": "Q4_K_X"}), "UnknownScheme", "Q4_K_M"),
     "bad-hardware": (variant(hardware="quantum"), "UnknownHardware", "x86-64"),
-    "bad-no-secret": (source("tiny", "no-such-secret"), "SecretNotFound", "no-such-secret"),
-    "bad-wrong-secret": (source("tiny", "wrong-secret"), "SourceUnauthorized", "wrong-secret"),
+    "bad-no-secret": (source("copy-1", "no-such-secret"), "SecretNotFound", "no-such-secret"),
+    "bad-wrong-secret": (source("copy-2", "wrong-secret"), "SourceUnauthorized", "secretRef"),
     "bad-not-found": (source("nothing-here"), "SourceNotFound", "nothing-here"),
     "bad-architecture": (source("strange"), "UnsupportedArchitecture", "StrangeForCausalLM"),
     "bad-pickle": (source("pickle"), "PickleRefused", "safetensors"),
@@ -58,6 +58,8 @@ def write_bad_models(folder: Path) -> dict[str, Path]:
     pickle.write_bytes(b"\x80\x02}q\x00." + struct.pack("<Q", 0))
     files = {f"strange/{file.name}": file for file in TINY.iterdir()} | {"strange/config.json": strange}
     files |= {f"truncated/{file.name}": file for file in TINY.iterdir()} | {"truncated/model.safetensors": truncated}
+    # An answer that one EdgeModel got is taken for another that asks the same: these ask for something of their own.
+    files |= {f"{copy}/{file.name}": file for file in TINY.iterdir() for copy in ("copy-1", "copy-2")}
     return files | {"pickle/config.json": TINY / "config.json", "pickle/pytorch_model.bin": pickle}
 
 

@@ -109,7 +109,8 @@ def pod_problem(pod: Mapping[str, Any]) -> Problem | None:
         return Problem.retrying("Evicted", f"pod {name} was evicted: {message}")
     for condition in status.get("conditions", ()):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return Problem.stalling("Unschedulable", f"pod {name} fits no node: {condition.get('message', '')}")
+            # Room may come: another pod ends, an autoscaler adds a node.
+            return Problem.waiting("Unschedulable", f"pod {name} fits no node yet: {condition.get('message', '')}")
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             return Problem.retrying("Disrupted", f"pod {name} was taken away: {condition.get('message', '')}")
     for container in _container_statuses(pod):

@@ -35,7 +35,8 @@ def lean_python() -> Path:
 
 
 def environment(kubeconfig: Path, store: Mapping[str, str], **more: str) -> dict[str, str]:
-    """What the operator's pod would have in its environment. The system picks the port."""
+    """What the operator's pod would have in its environment. The system picks the port, another for IPv6 than for IPv4:
+    whoever wants to read metrics gives one."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT / "operator"),
@@ -94,8 +95,7 @@ class Operator:
 
     def metrics(self) -> dict[str, float]:
         """Its metrics by name and labels."""
-        # By name: asked for any port, the system gives IPv4 and IPv6 one each, and the log has one of them.
-        with urllib.request.urlopen(f"http://localhost:{self.port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}

@@ -143,7 +143,7 @@ def test_job_whose_pod_finds_no_node_stalls_while_it_waits_and_goes_on_when_ther
     no_room = [{"type": "PodScheduled", "status": "False", "message": "no room"}]
     found.put("Pod", {}, name="p", labels=labels, status={"phase": "Pending", "conditions": no_room})
     assert reconcile(found) == PROGRESS_SECONDS
-    assert conditions(found) == ("False", "Unschedulable", "Stalled")
+    assert conditions(found) == ("False", "Unschedulable", "Reconciling")
     found.change("Pod", "p", status={"phase": "Running"})
     reconcile(found)
     assert conditions(found) == ("False", "Making", "Reconciling")

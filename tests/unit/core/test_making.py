@@ -41,7 +41,7 @@ def job(*conditions: tuple[str, str], **status: Any) -> dict[str, Any]:
 
 
 JOB_FAILED = Problem.retrying("JobFailed", "the Job failed: Job has reached the specified backoff limit")
-NO_ROOM = Problem.stalling("Unschedulable", "pod p fits no node: no room")
+NO_ROOM = Problem.waiting("Unschedulable", "pod p fits no node yet: no room")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ CRASHING = waiting("CrashLoopBackOff", "back-off 10s restarting failed container
         ("no node has room",
          pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
                           "message": "0/3 nodes are available: 3 Insufficient memory."}]),
-         "Unschedulable", "stalling", "pod p fits no node: 0/3 nodes are available: 3 Insufficient memory."),
+         "Unschedulable", "waiting", "pod p fits no node yet: 0/3 nodes are available: 3 Insufficient memory."),
         ("image is not there", pod(waiting("ImagePullBackOff", 'Back-off pulling image "x"')),
          "ImageNotFound", "stalling", 'Back-off pulling image "x"'),
         ("image cannot be pulled just now", pod(waiting("ErrImagePull", "401 Unauthorized")),
