@@ -75,8 +75,7 @@ class Edge:
         deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline:
-                pytest_fail = "\n".join([f"{what}: not so after {seconds:.0f} s", self.describe()])
-                raise AssertionError(pytest_fail)
+                raise AssertionError(f"{what}: not so after {seconds:.0f} s\n{self.describe()}")
             time.sleep(0.5)
 
     def wait_ready(self, name: str, namespace: str = NAMESPACE, seconds: float = 300) -> Json:
@@ -91,15 +90,17 @@ class Edge:
         self.wait(f"EdgeModel {name} ready", ready, seconds)
         return self.get("em", name, namespace)
 
-    def wait_reason(self, name: str, reason: str, seconds: float = 180) -> Json:
-        """Waits until Ready is False for a reason."""
+    def wait_reason(self, name: str, reason: str, status: str, seconds: float = 180) -> Json:
+        """Waits until an EdgeModel is not Ready for a reason and kstatus takes it for this."""
+        seen: list[Json] = []
 
         def so() -> bool:
-            ready = condition(self.get("em", name), "Ready")
-            return ready.get("status") == "False" and ready.get("reason") == reason
+            seen.append(self.get("em", name))
+            ready = condition(seen[-1], "Ready")
+            return (ready.get("status"), ready.get("reason"), kstatus(seen[-1])) == ("False", reason, status)
 
         self.wait(f"EdgeModel {name}: {reason}", so, seconds)
-        return self.get("em", name)
+        return seen[-1]
 
     def events(self, name: str, namespace: str = NAMESPACE) -> set[str]:
         """Reasons of the Events about an object."""
