@@ -67,6 +67,14 @@ class Serve(ApiModel):
     """What serves the artifacts. `$(VAR)` in arguments expands over MODEL_DIR, MODEL_FILE, MODEL_NAME, PORT,
     CONTEXT_LENGTH (a request), TOTAL_CONTEXT_LENGTH (all parallel requests), PARALLEL and THREADS."""
 
+    model_config = rules(
+        (
+            "!self.env.exists(e, e.name in ['MODEL_DIR', 'MODEL_FILE', 'MODEL_NAME', 'PORT', 'CONTEXT_LENGTH', "
+            "'TOTAL_CONTEXT_LENGTH', 'PARALLEL', 'THREADS', 'DRAIN_SECONDS'])",
+            "env must not name a variable that the operator sets",
+        ),
+    )
+
     image: ImageRef
     """The serving image."""
     command: Annotated[list[Argument], Field(max_length=16)] = []

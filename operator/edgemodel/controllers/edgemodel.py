@@ -54,6 +54,7 @@ class EdgeModelController:
         scope = ModelScope(EdgeModel.model_validate(observed))
         steps: tuple[Callable[[ModelScope], Awaitable[float | None]], ...] = (
             self._decide,
+            self._observe_pods,
             self._resolve_source,
             self._want_artifacts,
             self._roll_out,
@@ -84,6 +85,17 @@ class EdgeModelController:
     async def _decide(self, scope: ModelScope) -> None:
         scope.variants = [VariantScope(decision) for decision in decide(scope.model.spec, self._context.landscape())]
 
+    async def _observe_pods(self, scope: ModelScope) -> None:
+        """What serves now: known before anything is written, so that the status says it also after an error."""
+        pods = self._children("Pod", scope.model)
+        workloads = [child for kind in WORKLOADS for child in self._children(kind, scope.model)]
+        for variant in scope.variants:
+            name = variant.decision.variant.name
+            mine = [child for child in workloads if child["metadata"]["labels"].get(VARIANT_LABEL) == name]
+            kind = "DaemonSet" if variant.decision.variant.per_node else "Deployment"
+            variant.workload = next((child for child in mine if child["kind"] == kind), None)
+            variant.pods = [pod for pod in pods if pod["metadata"]["labels"].get(VARIANT_LABEL) == name]
+
     async def _resolve_source(self, scope: ModelScope) -> float | None:
         model = scope.model
         scope.source = self._known_source(model)
@@ -110,14 +122,7 @@ class EdgeModelController:
 
     async def _roll_out(self, scope: ModelScope) -> None:
         """Pods for each artifact that is there and good enough. Until then the old ones stay as they are."""
-        pods = self._children("Pod", scope.model)
-        workloads = [child for kind in WORKLOADS for child in self._children(kind, scope.model)]
         for variant in scope.variants:
-            name = variant.decision.variant.name
-            mine = [child for child in workloads if child["metadata"]["labels"].get(VARIANT_LABEL) == name]
-            kind = "DaemonSet" if variant.decision.variant.per_node else "Deployment"
-            variant.workload = next((child for child in mine if child["kind"] == kind), None)
-            variant.pods = [pod for pod in pods if pod["metadata"]["labels"].get(VARIANT_LABEL) == name]
             artifact = variant.artifact
             if (
                 isinstance(variant.decision, Choice)

@@ -49,16 +49,18 @@ class ModelArtifactController:
         if observed is None:
             return None
         artifact = ModelArtifact.model_validate(observed)
-        if artifact.metadata.deletion_timestamp is not None:
-            return await self._finalize(artifact)
-        if not self._is_wanted(artifact):
+        going = artifact.metadata.deletion_timestamp is not None
+        if not going and not self._is_wanted(artifact):
             await self._context.applier.delete(Ref.of(observed), artifact.metadata.uid)
             return None
-        if is_ready(artifact.status.conditions):
+        if not going and is_ready(artifact.status.conditions):
             return None
         scope = Scope(artifact, artifact.status.job)
         failure: ApiError | None = None
         try:
+            if going:
+                await self._finalize(artifact)
+                return None
             await self._make(scope)
         except StoreError as error:
             scope.problem = store_problem(error)
@@ -143,22 +145,21 @@ class ModelArtifactController:
 
         return await self._context.ask_store(look)
 
-    async def _finalize(self, artifact: ModelArtifact) -> float | None:
+    async def _finalize(self, artifact: ModelArtifact) -> None:
         """The Job first, so that nothing is written after it; then the store; then the record itself."""
         if STORE_FINALIZER not in artifact.metadata.finalizers:
-            return None
+            return
         namespace, key = artifact.metadata.namespace, artifact.spec.key
         for ref in self._context.cache.by_index("Job", BY_ARTIFACT, f"{namespace}/{key}"):
             await self._context.applier.delete(ref, propagation="Foreground")
         if self._context.cache.by_index("Job", BY_ARTIFACT, f"{namespace}/{key}"):
-            return None  # its end wakes us
+            return  # its end wakes us
         owner = self._owner(artifact)
         await self._context.ask_store(lambda: self._context.store.remove(key, owner))
         rest = [finalizer for finalizer in artifact.metadata.finalizers if finalizer != STORE_FINALIZER]
         patch = {"metadata": {"finalizers": rest, "resourceVersion": artifact.metadata.resource_version}}
         with suppress(NotFound):
             await self._context.client.merge(Ref("ModelArtifact", namespace, artifact.metadata.name), patch)
-        return None
 
     async def _write_status(self, observed: Object, scope: Scope) -> None:
         artifact = scope.artifact

@@ -88,8 +88,10 @@ _WORKLOAD_STATUS = frozenset(
 
 
 def _workload(obj: Object) -> Object:
-    status = {name: value for name, value in obj.get("status", {}).items() if name in _WORKLOAD_STATUS}
-    return obj | {"status": status}
+    status = obj.get("status", {})
+    kept = {name: value for name, value in status.items() if name in _WORKLOAD_STATUS}
+    kept["conditions"] = [each for each in status.get("conditions", ()) if each["type"] == "ReplicaFailure"]
+    return obj | {"status": kept}
 
 
 def _pod(obj: Object) -> Object:

@@ -11,7 +11,7 @@ from edgemodel.core.conditions import conditions, find, is_ready, stalled
 from edgemodel.core.objects import ARTIFACT_LABEL, endpoint
 from edgemodel.core.plan import Choice, Decision, Undecided
 from edgemodel.core.problem import Problem, pod_problem
-from edgemodel.core.rollout import artifact_of, is_rolled_out, replicas_of
+from edgemodel.core.rollout import artifact_of, is_rolled_out, pods_refused, replicas_of
 
 _TEXT_LIMIT = 1024
 
@@ -89,6 +89,9 @@ def _rollout_problem(scope: VariantScope) -> Problem | None:
             return problem
     if workload is None:
         return Problem.waiting("RollingOut", "pods are asked for")
+    refused = pods_refused(workload)
+    if refused:
+        return Problem.waiting("PodsRefused", f"the cluster refuses its pods: {refused}")
     replicas = replicas_of(workload)
     return Problem.waiting("RollingOut", f"{replicas.ready} of {replicas.desired} pods are ready")
 

@@ -29,6 +29,14 @@ def replicas_of(workload: Mapping[str, Any]) -> ReplicaStatus:
     )
 
 
+def pods_refused(workload: Mapping[str, Any]) -> str:
+    """Why a Deployment could not create its pods (a quota, Pod Security, a webhook); empty if it could."""
+    for condition in workload.get("status", {}).get("conditions", ()):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return str(condition.get("message", ""))
+    return ""
+
+
 def is_rolled_out(workload: Mapping[str, Any]) -> bool:
     """Whether every pod that there should be is of the latest revision and ready, and no other is left."""
     status = workload.get("status", {})

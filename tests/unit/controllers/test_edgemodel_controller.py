@@ -317,6 +317,24 @@ def test_workload_of_a_variant_that_can_no_longer_be_decided_stays() -> None:
 # What the API server refuses
 
 
+def test_refusal_early_on_does_not_hide_what_still_serves() -> None:
+    found = world()
+    with_artifact(found)
+    reconcile(found)
+    before = found.one("EdgeModel")["status"]
+    assert before["endpoint"]
+    found.change(
+        "EdgeModel", "m",
+        spec=found.one("EdgeModel")["spec"] | {"variants": [{"name": "cpu", "quantization": {"scheme": "Q8_0"}}]},
+    )  # fmt: skip
+    found.client.refusals["apply ModelArtifact"] = Forbidden(403, "Forbidden", "exceeded quota")
+    with pytest.raises(Forbidden):
+        reconcile(found)
+    status = found.one("EdgeModel")["status"]
+    assert status["endpoint"] == before["endpoint"]
+    assert status["variants"][0]["replicas"] == before["variants"][0]["replicas"]
+
+
 @pytest.mark.parametrize(
     ("name", "error", "reason", "abnormal"),
     [

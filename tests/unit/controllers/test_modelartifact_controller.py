@@ -308,9 +308,12 @@ def test_record_stays_until_the_store_has_let_go() -> None:
     found.lose("EdgeModel", "m")
     reconcile(found)
     found.store.failure = TransientError("503")
-    with pytest.raises(TransientError):
-        reconcile(found)
+    assert reconcile(found) == 30.0
+    assert conditions(found) == ("False", "StoreUnavailable", "Reconciling")
     assert found.one("ModelArtifact")["metadata"]["finalizers"] == [FINALIZER]
+    found.store.failure = None
+    reconcile(found)
+    assert found.all("ModelArtifact") == []
 
 
 def test_finalizers_of_others_stay() -> None:

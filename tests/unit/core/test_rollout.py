@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from edgemodel.api.model import ReplicaStatus
-from edgemodel.core.rollout import artifact_of, is_rolled_out, replicas_of
+from edgemodel.core.rollout import artifact_of, is_rolled_out, pods_refused, replicas_of
 
 
 def deployment(generation: int = 2, wanted: int | None = 2, **status: int) -> dict[str, Any]:
@@ -31,6 +31,13 @@ def test_counts_of_a_daemon_set() -> None:
 def test_workload_that_its_controller_has_not_seen_has_none() -> None:
     assert replicas_of({"kind": "DaemonSet", "spec": {}}) == ReplicaStatus()
     assert replicas_of(deployment(wanted=None)) == ReplicaStatus(desired=1)
+
+
+def test_refused_pods_are_told_by_the_reason_that_the_cluster_gives() -> None:
+    failing = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: q"}
+    assert pods_refused({"status": {"conditions": [failing]}}) == "exceeded quota: q"
+    assert pods_refused({"status": {"conditions": [failing | {"status": "False"}]}}) == ""
+    assert pods_refused(deployment()) == ""
 
 
 def test_artifact_is_read_from_the_pods_label() -> None:

@@ -136,6 +136,17 @@ def test_an_interrupted_fetch_goes_on_where_it_was(
     assert (tmp_path / "weights").read_bytes() == tinysawyer.files["model.safetensors"]
 
 
+def test_a_file_that_is_there_is_not_fetched_again(tinysawyer: Hub, tmp_path: Path) -> None:
+    reader = _reader(tinysawyer)
+    (file,) = [file for file in resolve(reader).files if file.path == "model.safetensors"]
+    reader.fetch(file, tmp_path / "weights", lambda _: None)
+    tinysawyer.requests.clear()
+    seen: list[int] = []
+    reader.fetch(file, tmp_path / "weights", seen.append)
+    assert not tinysawyer.requests
+    assert seen == [file.size]
+
+
 def test_changed_bytes_are_refused_and_leave_nothing(tinysawyer: Hub, tmp_path: Path) -> None:
     reader = _reader(tinysawyer)
     (file,) = [file for file in resolve(reader).files if file.path == "model.safetensors"]
