@@ -166,6 +166,7 @@ def test_name_fits_what_is_made_of_it(server: Server, kind: str, name: str, mess
         ("bits that are no number", {"schemes": [{"name": "Q4_K_M", "bitsPerWeight": "many"}]}, "should match"),
         ("no hardware", {"hardware": []}, "should have at least 1 items"),
         ("a port of the system's", {"serving": {"image": "i", "port": 80}}, "greater than or equal to 1024"),
+        ("a variable of ours", {"serving": {"image": "i", "env": [{"name": "PORT"}]}}, "that the operator sets"),
         ("an unknown task", {"tasks": ["Dreaming"]}, "Unsupported value"),
     ],
 )
