@@ -85,9 +85,11 @@ def asked(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Edge:
             "stringData": {"AWS_SECRET_ACCESS_KEY": "not-the-right-one"},
         }
     )
-    # Another toolchain version, so that no other test's artifact is taken for these.
-    edge.apply(runtime_like_llamacpp(edge, "no-memory", memoryOverhead=0, version="none-1"))
-    edge.apply(runtime_like_llamacpp(edge, "no-image", image="ghcr.io/edgemodel/no-such-image:1", version="none-2"))
+    # Another toolchain version, so that no other test's artifact is taken for these; and little CPU, for a Job that
+    # waits for its image holds what it asked for, and a test machine has two cores.
+    image = "ghcr.io/edgemodel/no-such-image:1"
+    edge.apply(runtime_like_llamacpp(edge, "no-memory", memoryOverhead=0, version="none-1", cpu="100m"))
+    edge.apply(runtime_like_llamacpp(edge, "no-image", image=image, version="none-2", cpu="100m"))
     for name, (spec, _, _) in CASES.items():
         edge.apply(edge_model(name, **spec))
     return edge
