@@ -44,10 +44,16 @@ format: env ## Formats the code
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
+# The pipeline's torch is taken without CUDA: see runtime-images/llamacpp/cpu_torch.py.
+WITHOUT_CUDA := $(addprefix --no-emit-package ,cuda-bindings cuda-pathfinder cuda-toolkit triton $(addprefix nvidia-, \
+  cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 \
+  nvjitlink nvshmem-cu13 nvtx))
+PIN := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+  --python-version 3.11 pyproject.toml
+
 .PHONY: requirements
 requirements: env ## Pins the dependencies anew
 	@$(BIN)/python -m pip install --quiet uv
-	@for name in operator dev llamacpp; do case $$name in \
-	  operator) extra= ;; dev) extra="--group dev -c requirements/operator.txt" ;; llamacpp) extra="--extra llamacpp" ;; esac; \
-	  $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
-	    pyproject.toml $$extra --output-file requirements/$$name.txt; done
+	@$(PIN) --output-file requirements/operator.txt
+	@$(PIN) --group dev --constraint requirements/operator.txt --output-file requirements/dev.txt
+	@$(PIN) --extra llamacpp --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/llamacpp.txt

@@ -49,6 +49,7 @@ def main() -> None:
     step("cluster binaries (minutes, once a machine)", *CLUSTER, "binaries")
     step("llama.cpp (minutes, once a machine)", *CLUSTER, "llamacpp")
     step("unit, golden and chart tests", *PYTEST, "tests/unit", "tests/golden", "tests/chart")
+    step("tests on real engines", *PYTEST, "tests/engines")
     step("tests on an API server", *PYTEST, "tests/apiserver")
     step("fault tests", *PYTEST, "tests/faults")
     step("images (minutes, once a machine)", *CLUSTER, "images")
