@@ -492,6 +492,10 @@ class StandIn:
                     rest = [name for name in metadata["finalizers"] if name != "foregroundDeletion"]
                     version = metadata["resourceVersion"]
                     await self._api.merge(obj, {"metadata": {"finalizers": rest, "resourceVersion": version}})
+            elif obj["kind"] == "Pod":
+                # An API server whose client dies in the middle of a deletion has marked the pod and no more. A kubelet,
+                # or the pod garbage collector where none has it, deletes it then.
+                await self._api.delete(obj)
             return True
         owners = metadata.get("ownerReferences", ())
         if owners and all([await self._is_gone(obj, owner) for owner in owners]):

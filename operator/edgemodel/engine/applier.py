@@ -45,7 +45,8 @@ class Applier:
         if observed is None or "deletionTimestamp" in observed["metadata"]:
             return
         left = await self._client.delete(ref, uid or observed["metadata"]["uid"], propagation)
-        if left is not None:
+        # A state without a version is that of an object which somebody else removed at the same moment.
+        if left is not None and "resourceVersion" in left["metadata"]:
             self._seen(left)
         elif ref.kind in self._cache:
             self._cache.remove(ref.kind, observed)

@@ -26,6 +26,8 @@ from tests.apiserver.operator.world import Place, World, edge_model, is_settled
 from tests.cluster_stand_in import Obj
 
 KINDS = ("EdgeModel", "ModelArtifact", "Job", "Deployment", "DaemonSet", "Service")
+TOLD = ("EdgeModel", "ModelArtifact", "Pod")
+"""Kinds of which a failure tells more."""
 AT_A_TIME = 4
 STAGE_SECONDS = 120.0
 
@@ -109,7 +111,8 @@ def live(world: World, kill_at: int = 0, when: When = "after", expected: list[Sn
                     killed = f"killed {when} write {kill_at} ({life.killed_at})"
                     raise AssertionError(
                         f"{killed}, not {what} in {STAGE_SECONDS:.0f} s; {differs}; "
-                        f"{[(obj['metadata'], obj.get('status')) for kind in KINDS[:2] for obj in place.seen(kind)]}; "
+                        f"{[(obj['metadata'], obj.get('status')) for kind in TOLD for obj in place.seen(kind)]}; "
+                        f"writes: {place.writes.seen}; "
                         f"log: {place.operators[-1].log.read_text()[-2000:]}"
                     )
                 time.sleep(0.03 if wanted else 1.0)
