@@ -9,7 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from hack.cluster import binaries
+from hack.cluster.cli import cluster
+from hack.cluster.shell import REPOSITORY
+
 BIN = Path(sys.executable).parent
 CLUSTER = [sys.executable, "hack/cluster"]
 PYTEST = [str(BIN / "pytest"), "--quiet", "--durations=5"]
@@ -29,8 +32,9 @@ def step(title: str, *command: str | Path) -> None:
 
 def cluster_is_up() -> bool:
     """Whether a cluster answers already."""
-    asked = subprocess.run([*CLUSTER, "status"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    return asked.returncode == 0 and "up" in asked.stdout.lower().split()
+    kubeconfig = cluster().kubeconfig
+    command = [binaries.one("kubectl"), "--kubeconfig", kubeconfig, "get", "--raw", "/readyz", "--request-timeout=5s"]
+    return kubeconfig.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def main() -> None:
