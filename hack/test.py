@@ -33,7 +33,15 @@ def step(title: str, *command: str | Path) -> None:
 def cluster_is_up() -> bool:
     """Whether a cluster answers already."""
     kubeconfig = cluster().kubeconfig
-    command = [binaries.one("kubectl"), "--kubeconfig", kubeconfig, "get", "--raw", "/readyz", "--request-timeout=5s"]
+    command = [
+        str(binaries.one("kubectl")),
+        "--kubeconfig",
+        str(kubeconfig),
+        "get",
+        "--raw",
+        "/readyz",
+        "--request-timeout=5s",
+    ]
     return kubeconfig.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
