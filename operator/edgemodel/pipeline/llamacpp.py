@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,6 +80,7 @@ class LlamaCpp:
         full = self._convert(source, resolved, work, step) if resolved.format == "safetensors" else _first_gguf(source)
         if resolved.format == "gguf" and resolved.weight_type not in UNQUANTIZED:
             full = self._quantize(full, work / "full.gguf", "F16", None, work, step)
+        self._load(full, work)
         context, predicts = _context(full)
         imatrix = None
         if SCHEMES[recipe.scheme].calibrated and predicts:
@@ -115,19 +116,32 @@ class LlamaCpp:
             raise _refused("convert", error) from None
         return full
 
+    def _load(self, full: Path, work: Path) -> None:
+        """Refuses a model that this llama.cpp does not know."""
+        try:
+            self._binding("load", [full], work)
+        except ChildFailedError as error:
+            raise _refused("load", error) from None
+
     def _quantize(self, source: Path, target: Path, scheme: str, imatrix: Path | None, work: Path, step: Step) -> Path:
-        command: list[str | Path] = [sys.executable, "-m", "edgemodel.pipeline.llamacpp_quantize"]
-        command += [source, target, scheme, str(self._threads), *filter(None, [imatrix])]
+        arguments = [source, target, scheme, str(self._threads), *filter(None, [imatrix])]
 
         def hear(line: str) -> None:
             if found := _TENSOR.search(line):
                 step.share(int(found["done"]) / int(found["total"]))
 
         try:
-            run_child(command, work, hear, LLAMA_CPP_LIB_PATH=str(self._home / "lib"))
+            self._binding("quantize", arguments, work, hear)
         except ChildFailedError as error:
             raise _refused("quantize", error) from None
         return target
+
+    def _binding(
+        self, what: str, arguments: Sequence[str | Path], work: Path, hear: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Runs one of our programs that use llama.cpp's Python binding."""
+        module = f"edgemodel.pipeline.llamacpp_{what}"
+        run_child([sys.executable, "-m", module, *arguments], work, hear, LLAMA_CPP_LIB_PATH=str(self._home / "lib"))
 
     def _calibrate(self, full: Path, context: int, work: Path, step: Step) -> Path:
         """The importance matrix: which activations matter, on the calibration text."""

@@ -12,6 +12,7 @@ import llama_cpp
 import numpy as np
 
 from edgemodel.pipeline.headers import Gguf, read_gguf
+from edgemodel.pipeline.llamacpp_load import log_at_once
 from edgemodel.pipeline.llamacpp_schemes import SCHEMES
 
 IMATRIX_TEXT = b"calibration.txt"
@@ -92,16 +93,10 @@ def _floats(path: Path, header: Gguf, tensor: str) -> np.ndarray:
     return np.fromfile(path, dtype="<f4", count=size // 4, offset=start)
 
 
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _say(_level: int, text: bytes, _data: object) -> None:
-    sys.stderr.buffer.write(text)
-    sys.stderr.buffer.flush()
-
-
 def main() -> None:
     """Quantizes as the command line says."""
     source, target, scheme, threads, *imatrix = sys.argv[1:]
-    llama_cpp.llama_log_set(_say, ctypes.c_void_p(0))
+    log_at_once()
     quantize(Path(source), Path(target), scheme, int(threads), Path(imatrix[0]) if imatrix else None)
 
 
