@@ -1,5 +1,7 @@
 """Real engines, without a cluster: what takes seconds to minutes."""
 
+import os
+
 import pytest
 
 from edgemodel.pipeline.sources import base
@@ -11,3 +13,13 @@ from tests.s3 import s3_server as s3_server
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "PAUSES", (0.01,) * 4)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_core_for_each_worker() -> None:
+    """Tests that run side by side keep to a core each: threads that wait for each other by spinning, on cores that
+    others use too, take ten times as long."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})

@@ -270,30 +270,22 @@ def full(llamacpp: LlamaCpp, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-QUANTIZE = """
-import sys
-from pathlib import Path
-from edgemodel.pipeline.llamacpp_quantize import quantize
-from edgemodel.pipeline.llamacpp_schemes import SCHEMES
-for scheme in sys.argv[1:] or SCHEMES:
-    imatrix = Path("imatrix.gguf") if SCHEMES[scheme].calibrated else None
-    quantize(Path("full.gguf"), Path(f"ours-{scheme}.gguf"), scheme, 1, imatrix)
-"""
-
-
-@pytest.fixture(scope="session")
-def quantized(llamacpp: LlamaCpp, full: Path) -> Path:
-    """The same folder with tinysawyer in every scheme, as `ours-SCHEME.gguf`."""
-    done = llamacpp.run("-c", QUANTIZE, folder=full)
+def _quantize(llamacpp: LlamaCpp, full: Path, scheme: str) -> Path:
+    """Quantizes as the Job does, into `ours-SCHEME.gguf` beside it."""
+    made = full / f"ours-{scheme}.gguf"
+    imatrix = ["imatrix.gguf"] if SCHEMES[scheme].calibrated else []
+    done = llamacpp.run(
+        "-m", "edgemodel.pipeline.llamacpp_quantize", "full.gguf", made, scheme, "1", *imatrix, folder=full
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    return full
+    return made
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_has_the_bytes_of_llama_quantize(llamacpp: LlamaCpp, quantized: Path, scheme: str) -> None:
+def test_every_scheme_has_the_bytes_of_llama_quantize(llamacpp: LlamaCpp, full: Path, scheme: str) -> None:
     options = ["--imatrix", "imatrix.gguf"] if SCHEMES[scheme].calibrated else []
-    llamacpp.program("llama-quantize", *options, "full.gguf", "theirs.gguf", scheme, "1", folder=quantized)
-    assert (quantized / f"ours-{scheme}.gguf").read_bytes() == (quantized / "theirs.gguf").read_bytes()
+    llamacpp.program("llama-quantize", *options, "full.gguf", "theirs.gguf", scheme, "1", folder=full)
+    assert _quantize(llamacpp, full, scheme).read_bytes() == (full / "theirs.gguf").read_bytes()
 
 
 def test_the_schemes_are_those_of_llama_quantize(llamacpp: LlamaCpp) -> None:
@@ -305,9 +297,9 @@ def test_the_schemes_are_those_of_llama_quantize(llamacpp: LlamaCpp) -> None:
     assert {name: scheme.ftype for name, scheme in SCHEMES.items()} == offered
 
 
-def test_the_quality_report_is_right(llamacpp: LlamaCpp, quantized: Path, tmp_path: Path) -> None:
+def test_the_quality_report_is_right(llamacpp: LlamaCpp, full: Path, tmp_path: Path) -> None:
     """The same figures by other means: logits through the binding, arithmetic in numpy."""
-    full, model = quantized / "full.gguf", quantized / "ours-Q3_K_S.gguf"
+    unquantized, model = full / "full.gguf", _quantize(llamacpp, full, "Q3_K_S")
     code = """
 import sys
 from dataclasses import replace
@@ -318,10 +310,10 @@ full, model, work = map(Path, sys.argv[1:])
 report = LlamaCpp()._evaluate(full, model, 512, work, Reporter(lambda _: None).step("Evaluate"))
 Path(work, "report.json").write_text(report.model_dump_json())
 """
-    done = llamacpp.run("-c", code, full, model, tmp_path)
+    done = llamacpp.run("-c", code, unquantized, model, tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
-    by_hand = llamacpp.run(Path(__file__).with_name("by_hand.py"), full, model, quantized / "heldout.txt", "512", "8")
+    by_hand = llamacpp.run(Path(__file__).with_name("by_hand.py"), unquantized, model, full / "heldout.txt", "512", "8")
     assert by_hand.returncode == 0, by_hand.stderr
     figures = json.loads(by_hand.stdout)
     assert report["tokens"] == figures["tokens"]

@@ -124,7 +124,7 @@ class LlamaCpp:
             raise _refused("load", error) from None
 
     def _quantize(self, source: Path, target: Path, scheme: str, imatrix: Path | None, work: Path, step: Step) -> Path:
-        arguments = [source, target, scheme, str(self._threads), *filter(None, [imatrix])]
+        arguments: list[str | Path] = [source, target, scheme, str(self._threads), *([imatrix] if imatrix else [])]
 
         def hear(line: str) -> None:
             if found := _TENSOR.search(line):
