@@ -16,6 +16,8 @@ from hack.cluster.shell import REPOSITORY
 BIN = Path(sys.executable).parent
 CLUSTER = [sys.executable, "hack/cluster"]
 PYTEST = [str(BIN / "pytest"), "--quiet", "--durations=5"]
+SIDE_BY_SIDE = [*PYTEST, "--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
+"""For tests that share nothing."""
 
 _started = time.monotonic()
 
@@ -56,14 +58,14 @@ def main() -> None:
     step("types", BIN / "mypy")
     step("layers", BIN / "lint-imports")
     if quick:
-        step("unit and golden tests", *PYTEST, "tests/unit", "tests/golden")
+        step("unit and golden tests", *SIDE_BY_SIDE, "tests/unit", "tests/golden")
         return
     step("cluster binaries (minutes, once a machine)", *CLUSTER, "binaries")
     step("llama.cpp (minutes, once a machine)", *CLUSTER, "llamacpp")
-    step("unit, golden and chart tests", *PYTEST, "tests/unit", "tests/golden", "tests/chart")
-    step("tests on real engines", *PYTEST, "tests/engines")
-    step("tests on an API server", *PYTEST, "tests/apiserver")
-    step("fault tests", *PYTEST, "tests/faults")
+    step("unit, golden and chart tests", *SIDE_BY_SIDE, "tests/unit", "tests/golden", "tests/chart")
+    step("tests on real engines", *SIDE_BY_SIDE, "tests/engines")
+    step("tests on an API server", *SIDE_BY_SIDE, "tests/apiserver")
+    step("fault tests", *SIDE_BY_SIDE, "tests/faults")
     step("images (minutes, once a machine)", *CLUSTER, "images")
     was_up = cluster_is_up()
     step("cluster", *CLUSTER, "up")
