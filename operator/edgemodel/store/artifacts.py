@@ -144,6 +144,9 @@ class ArtifactStore:
             return Removed(artifact=False, blobs=frozenset())
         documents = [_manifest(key), *(entry.key for entry in self._bucket.below(_pendings(key)))]
         found = {document: data for document in documents if (data := self._bucket.get(document))}
+        if not earlier and not found and self._bucket.size(_progress(key)) is None:
+            # An owner that saw its own removal late: nobody would come back for a marker that is left now.
+            return Removed(artifact=True, blobs=frozenset())
         blobs = set(_parse_removal(earlier.data, marker).blobs) if earlier else set()
         for document, content in found.items():
             # One that cannot be read would otherwise be there for ever, and keep every other removal from ending.

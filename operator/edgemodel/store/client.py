@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
@@ -33,6 +33,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 from botocore.httpsession import get_cert_path
+from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies
 from urllib3 import PoolManager, ProxyManager, Timeout
@@ -87,11 +88,19 @@ class _Condition(TypedDict, total=False):
     IfMatch: str
 
 
+@cache
+def _service_descriptions() -> Loader:
+    """What botocore knows about services, in megabytes of JSON: read once a process, not once a client."""
+    loader: Loader = create_loader()
+    return loader
+
+
 class Bucket:
     """The objects under the store's prefix. Keys are relative to it. Safe to share between threads."""
 
     def __init__(self, config: StoreConfig) -> None:
         session = botocore.session.Session()
+        session.register_component("data_loader", _service_descriptions())
         if config.credentials:
             session.register_component("credential_provider", CredentialResolver([_Mounted(config.credentials)]))
         self._client: S3Client = boto3.Session(botocore_session=session).client(

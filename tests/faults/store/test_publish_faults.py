@@ -131,6 +131,19 @@ def test_remove_killed_at_each_write(
     assert s3.keys() == kept
 
 
+def test_an_owner_that_removes_once_more_and_is_killed_leaves_nothing(s3: S3, proxy: Proxy, model: Path) -> None:
+    """Nobody would come back for what it leaves: it was only late to see that it had removed the artifact."""
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    direct.publish(manifest_of(model, KEY), model)
+    direct.remove(KEY, "owner")
+
+    def check() -> None:
+        assert s3.keys() == set()
+
+    until_it_passes(proxy, True, lambda: store.remove(KEY, "owner"), check)
+    check()
+
+
 @pytest.mark.parametrize("number", range(1, 10))
 def test_publish_survives_a_lost_answer(s3: S3, proxy: Proxy, model: Path, number: int) -> None:
     store = ArtifactStore(s3.through(proxy.url).config)
