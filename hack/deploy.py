@@ -42,6 +42,10 @@ class Deployed:
         """Runs kubectl against it. Raises with what kubectl said if that fails."""
         return run(binaries.one("kubectl"), "--kubeconfig", self.kubeconfig, *words, text=text)
 
+    def helm(self, *words: str | Path) -> str:
+        """Runs helm against it, in the operator's namespace."""
+        return run(binaries.one("helm"), "--kubeconfig", self.kubeconfig, "--namespace", SYSTEM_NAMESPACE, *words)
+
     def store_keys(self, namespace: str) -> dict[str, str]:
         """The store's credentials that the namespace has."""
         secret = json.loads(self.kubectl("get", "secret", "--namespace", namespace, STORE_SECRET, "-o", "json"))
@@ -141,10 +145,8 @@ def deploy(namespaces: Sequence[str]) -> Deployed:
         *(f"objectStore.namespaces[{number}]={name}" for number, name in enumerate(namespaces)),
     ]
     say("installing the chart")
-    run(
-        *(binaries.one("helm"), "--kubeconfig", here.kubeconfig),
-        *("upgrade", "--install", RELEASE, REPOSITORY / "charts" / "edgemodel", "--namespace", SYSTEM_NAMESPACE),
-        *("--wait", "--timeout", "2m"),
+    deployed.helm(
+        *("upgrade", "--install", RELEASE, REPOSITORY / "charts" / "edgemodel", "--wait", "--timeout", "2m"),
         *(word for value in values for word in ("--set", value)),
     )
     say("the operator is ready")

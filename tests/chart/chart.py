@@ -18,6 +18,9 @@ Values = dict[str, Any]
 SERVED = "edgemodel.dev/v1alpha1/EdgeRuntime"
 """What the API server offers once the CRDs are there."""
 
+HARDWARE: frozenset[str] = frozenset(yaml.safe_load((CHART / "files" / "hardware.yaml").read_text()))
+"""Names of the built-in hardware classes."""
+
 BUCKET: Values = {"objectStore": {"bucket": "artifacts"}}
 
 POD_IDENTITY: Values = {

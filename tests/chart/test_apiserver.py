@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.chart.chart import BUCKET, CHART, EMBEDDED, VALUES, Helm, HelmError, Manifest, documents, one, pods
+from tests.chart.chart import BUCKET, CHART, EMBEDDED, HARDWARE, VALUES, Helm, HelmError, Manifest, documents, one, pods
 
 NAMESPACE = "edgemodel-system"
 RESTRICTED = "pod-security.kubernetes.io/enforce"
@@ -134,7 +134,7 @@ def test_a_release_lives_and_ends(cluster: Cluster, tmp_path: Path, monkeypatch:
     assert len(cluster.names("crd")) == 4
     hooks = list(documents(helm.run("get", "hooks", "edgemodel", "--namespace", NAMESPACE)))
     run_builtins_job(cluster, hooks, tmp_path, monkeypatch)
-    built_in = {"hardwareclass.edgemodel.dev/x86-64", "hardwareclass.edgemodel.dev/arm64"}
+    built_in = {f"hardwareclass.edgemodel.dev/{name}" for name in HARDWARE}
     assert cluster.names("hardwareclasses") == built_in
     assert cluster.names("edgeruntimes") == {"edgeruntime.edgemodel.dev/llamacpp"}
 

@@ -5,6 +5,7 @@ import yaml
 
 from edgemodel.api.__main__ import render
 from edgemodel.api.runtime import EdgeRuntime, HardwareClass
+from edgemodel.core.hardware import NodeFacts, classes_of, is_of_class
 from edgemodel.pipeline.llamacpp_schemes import runtime_schemes
 from edgemodel.pipeline.texts import calibration_digest
 from hack.runtimes import LLAMACPP, llamacpp
@@ -38,7 +39,48 @@ def test_the_runtime_is_one_that_the_operator_reads(helm: Helm) -> None:
     assert {choice.hardware_class for choice in runtime.spec.hardware} == {"x86-64", "arm64"}
 
 
-@pytest.mark.parametrize(("name", "architecture"), [("x86-64", "amd64"), ("arm64", "arm64")])
-def test_a_hardware_class_is_one_that_the_operator_reads(helm: Helm, name: str, architecture: str) -> None:
-    hardware = HardwareClass.model_validate(one(helm.render(BUCKET), "HardwareClass", name))
-    assert (hardware.spec.architectures, hardware.spec.priority) == ([architecture], 10)
+NFD = "feature.node.kubernetes.io/cpu-"
+INTEL = {f"{NFD}model.vendor_id": "Intel", f"{NFD}cpuid.AVX2": "true"}
+VNNI = INTEL | {f"{NFD}cpuid.AVX512VNNI": "true"}
+SNAPDRAGON = {"edgemodel.dev/soc": "SC8380XP", "edgemodel.dev/htp-architecture": "v73"}
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        (NodeFacts("plain", "amd64", "linux", {}, {}), ["x86-64"]),
+        (NodeFacts("amd", "amd64", "linux", INTEL | {f"{NFD}model.vendor_id": "AMD"}, {}), ["x86-64"]),
+        (NodeFacts("avx2", "amd64", "linux", INTEL, {}), ["intel-cpu", "x86-64"]),
+        (NodeFacts("vnni", "amd64", "linux", VNNI, {}), ["intel-cpu-vnni", "intel-cpu", "x86-64"]),
+        (
+            NodeFacts("amx", "amd64", "linux", VNNI | {f"{NFD}cpuid.AMXINT8": "true"}, {}),
+            ["intel-cpu-amx", "intel-cpu-vnni", "intel-cpu", "x86-64"],
+        ),
+        (NodeFacts("npu", "amd64", "linux", {}, {"npu.intel.com/accel": "1"}), ["intel-npu", "x86-64"]),
+        (NodeFacts("i915", "amd64", "linux", {}, {"gpu.intel.com/i915": "1"}), ["intel-gpu", "x86-64"]),
+        (NodeFacts("xe", "amd64", "linux", {}, {"gpu.intel.com/xe": "1"}), ["intel-gpu", "x86-64"]),
+        (NodeFacts("mi300", "amd64", "linux", {}, {"amd.com/gpu": "1"}), ["amd-gpu", "x86-64"]),
+        (NodeFacts("h100", "amd64", "linux", INTEL, {"nvidia.com/gpu": "1"}), ["nvidia", "intel-cpu", "x86-64"]),
+        (NodeFacts("orin", "arm64", "linux", {}, {"nvidia.com/gpu": "1"}), ["nvidia", "arm64"]),
+        (NodeFacts("no gpu left", "amd64", "linux", {}, {"nvidia.com/gpu": "0"}), ["x86-64"]),
+        (NodeFacts("board", "arm64", "linux", SNAPDRAGON, {}), ["snapdragon", "arm64"]),
+        (NodeFacts("mac", "arm64", "darwin", {}, {}), ["apple-silicon"]),
+        (NodeFacts("pi", "arm64", "linux", {}, {}), ["arm64"]),
+    ],
+    ids=lambda value: value.name if isinstance(value, NodeFacts) else "",
+)
+def test_a_node_is_of_the_classes(classes: list[HardwareClass], node: NodeFacts, expected: list[str]) -> None:
+    assert list(classes_of(node, classes)) == expected
+
+
+@pytest.fixture(scope="module")
+def classes(helm: Helm) -> list[HardwareClass]:
+    """The built-in ones, as the operator reads them."""
+    return [HardwareClass.model_validate(each) for each in helm.render(BUCKET) if each["kind"] == "HardwareClass"]
+
+
+def test_a_snapdragon_may_have_to_offer_its_htp(helm: Helm) -> None:
+    values = BUCKET | {"builtins": {"snapdragon": {"resource": "qualcomm.com/htp"}}}
+    snapdragon = HardwareClass.model_validate(one(helm.render(values), "HardwareClass", "snapdragon"))
+    assert not is_of_class(NodeFacts("board", "arm64", "linux", SNAPDRAGON, {}), snapdragon.spec)
+    assert is_of_class(NodeFacts("board", "arm64", "linux", SNAPDRAGON, {"qualcomm.com/htp": "1"}), snapdragon.spec)

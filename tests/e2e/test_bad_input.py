@@ -4,6 +4,7 @@ import copy
 import json
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def runtime_like_llamacpp(edge: Edge, name: str, **pipeline: Any) -> Json:
 
 
 @pytest.fixture(scope="module")
-def asked(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Edge:
-    """All the bad EdgeModels, applied at once."""
+def asked(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """All the bad EdgeModels, applied at once, and gone when these tests are: others count what is left."""
     upload_sources(edge.deployed, NAMESPACE, write_bad_models(tmp_path_factory.mktemp("bad")))
     secret = edge.get("secret", SOURCES)
     wrong = {name: value for name, value in secret["data"].items() if name != "AWS_SECRET_ACCESS_KEY"}
@@ -92,7 +93,8 @@ def asked(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Edge:
     edge.apply(runtime_like_llamacpp(edge, "no-image", image=image, version="none-2", cpu="100m"))
     for name, (spec, _, _) in CASES.items():
         edge.apply(edge_model(name, **spec))
-    return edge
+    yield edge
+    edge.clear()
 
 
 @pytest.mark.parametrize("name", CASES)

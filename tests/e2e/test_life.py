@@ -3,9 +3,13 @@
 import json
 import time
 
-from hack.deploy import SYSTEM_NAMESPACE
+from hack.deploy import RELEASE, SYSTEM_NAMESPACE
 from tests.e2e.edge import NAMESPACE, Edge, condition, edge_model
 from tests.kstatus import kstatus
+
+
+def test_the_chart_says_itself_that_it_works(edge: Edge) -> None:
+    assert "Phase:          Succeeded" in edge.deployed.helm("test", RELEASE, "--timeout", "2m")
 
 
 def test_apply_leads_to_a_streamed_answer_and_to_metrics(edge: Edge) -> None:

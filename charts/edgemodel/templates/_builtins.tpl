@@ -23,26 +23,20 @@ annotations:
 
 {{/* The built-in resources, as YAML documents. */}}
 {{- define "edgemodel.builtins" -}}
+{{- range $name, $spec := .Files.Get "files/hardware.yaml" | fromYaml }}
 apiVersion: edgemodel.dev/v1alpha1
 kind: HardwareClass
 metadata:
-  name: x86-64
-  {{- include "edgemodel.builtinMetadata" . | nindent 2 }}
+  name: {{ $name }}
+  {{- include "edgemodel.builtinMetadata" $ | nindent 2 }}
 spec:
-  description: x86-64 processors
-  architectures: [amd64]
-  priority: 10
+  {{- toYaml $spec | nindent 2 }}
+  {{- if and (eq $name "snapdragon") $.Values.builtins.snapdragon.resource }}
+  resources:
+    - {name: {{ $.Values.builtins.snapdragon.resource | quote }}}
+  {{- end }}
 ---
-apiVersion: edgemodel.dev/v1alpha1
-kind: HardwareClass
-metadata:
-  name: arm64
-  {{- include "edgemodel.builtinMetadata" . | nindent 2 }}
-spec:
-  description: 64-bit ARM processors
-  architectures: [arm64]
-  priority: 10
----
+{{- end }}
 {{- $llamacpp := .Files.Get "files/llamacpp.yaml" | fromYaml }}
 apiVersion: edgemodel.dev/v1alpha1
 kind: EdgeRuntime
