@@ -147,6 +147,8 @@ class SourceStatus(ResolvedSource):
     """spec.source.uri as it was resolved."""
     requested_revision: ShortText = ""
     """spec.source.revision as it was resolved."""
+    requested_sha256: Sha256 | None = None
+    """spec.source.sha256 as it was resolved."""
 
 
 class EdgeModelStatus(ApiModel):

@@ -13,7 +13,7 @@ from edgemodel.api.model import EdgeModel, SourceStatus
 from edgemodel.controllers.context import Context, EventType, api_problem, now, timestamp
 from edgemodel.controllers.resources import BY_MODEL, BY_SOURCE
 from edgemodel.core.conditions import find, stalled
-from edgemodel.core.keys import source_request
+from edgemodel.core.keys import SourceRequest, answered_request, source_request
 from edgemodel.core.making import seconds_until
 from edgemodel.core.model_status import (
     ModelScope,
@@ -155,15 +155,17 @@ class EdgeModelController:
 
     def _known_source(self, model: EdgeModel) -> SourceStatus | None:
         """The answer that we have: our own, or that of another EdgeModel which asked the same."""
-        uri, revision = source_request(model.spec.source)
+        request = source_request(model.spec.source)
         own = model.status.source
-        if own is not None and (own.uri, own.requested_revision) == (uri, revision):
+        if own is not None and answered_request(own) == request:
             return own
-        for ref in self._context.cache.by_index("ModelArtifact", BY_SOURCE, f"{model.metadata.namespace}/{uri}"):
+        for ref in self._context.cache.by_index(
+            "ModelArtifact", BY_SOURCE, f"{model.metadata.namespace}/{request.uri}"
+        ):
             found = self._context.cache.get(*ref)
             artifact = ModelArtifact.model_validate(found) if found else None
-            if artifact and source_request(artifact.spec.source) == (uri, revision):
-                return _source_status(artifact.spec.resolved, uri, revision)
+            if artifact and source_request(artifact.spec.source) == request:
+                return _source_status(artifact.spec.resolved, request)
         return None
 
     async def _ask_resolver(self, scope: ModelScope, pods: list[Object]) -> tuple[float | None, list[Object]]:
@@ -183,7 +185,7 @@ class EdgeModelController:
         pod = mine[attempt]
         if pod["status"].get("phase") == "Succeeded":
             said = termination_message(pod) or {}
-            scope.source = _answer(said, *source_request(scope.model.spec.source))
+            scope.source = _answer(said, source_request(scope.model.spec.source))
             if scope.source is None:
                 scope.source_problem = Problem.stalling(
                     "ResolverAnswer", f"pod {pod['metadata']['name']} answered what this version can't read"
@@ -234,13 +236,14 @@ def _plain(source: SourceStatus) -> ResolvedSource:
     return ResolvedSource.model_validate(source.dump())
 
 
-def _source_status(resolved: ResolvedSource, uri: str, revision: str) -> SourceStatus:
-    return SourceStatus.model_validate(resolved.dump() | {"uri": uri, "requestedRevision": revision})
+def _source_status(resolved: ResolvedSource, request: SourceRequest) -> SourceStatus:
+    asked = {"uri": request.uri, "requestedRevision": request.revision, "requestedSha256": request.sha256 or None}
+    return SourceStatus.model_validate(resolved.dump() | asked)
 
 
-def _answer(said: dict[str, object], uri: str, revision: str) -> SourceStatus | None:
+def _answer(said: dict[str, object], request: SourceRequest) -> SourceStatus | None:
     try:
-        return _source_status(ResolvedSource.model_validate(said), uri, revision)
+        return _source_status(ResolvedSource.model_validate(said), request)
     except ValidationError:
         return None
 

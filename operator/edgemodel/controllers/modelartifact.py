@@ -209,7 +209,7 @@ class ModelArtifactController:
             for kind in ("Deployment", "DaemonSet")
         ):
             return True
-        if self._pods(artifact, None):
+        if any(pod["status"].get("phase") not in ("Failed", "Succeeded") for pod in self._pods(artifact, None)):
             return True
         landscape, request = self._context.landscape(), source_request(artifact.spec.source)
         for ref in cache.by_index("EdgeModel", BY_SOURCE, f"{namespace}/{artifact.spec.source.uri}"):

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from typing import NamedTuple
 
 from edgemodel.api.artifact import Recipe, ResolvedSource, Source
+from edgemodel.api.model import SourceStatus
 
 
 def short_hash(*parts: object, length: int = 8) -> str:
@@ -16,6 +18,19 @@ def artifact_key(resolved: ResolvedSource, recipe: Recipe) -> str:
     return short_hash(resolved.digest, recipe.dump(), length=32)
 
 
-def source_request(source: Source) -> tuple[str, str]:
+class SourceRequest(NamedTuple):
     """What identifies a request to resolve: the same request gets the same answer for as long as anyone uses it."""
-    return source.uri, source.revision or ""
+
+    uri: str
+    revision: str
+    sha256: str
+
+
+def source_request(source: Source) -> SourceRequest:
+    """The request that a source is."""
+    return SourceRequest(source.uri, source.revision or "", source.sha256 or "")
+
+
+def answered_request(status: SourceStatus) -> SourceRequest:
+    """The request that a resolved source is the answer to."""
+    return SourceRequest(status.uri, status.requested_revision, status.requested_sha256 or "")

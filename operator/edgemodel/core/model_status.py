@@ -80,10 +80,14 @@ def _rollout_problem(scope: VariantScope) -> Problem | None:
     workload = scope.workload
     if workload is not None and artifact_of(workload) == scope.key and is_rolled_out(workload):
         return None
-    for pod in scope.pods:
-        metadata = pod["metadata"]
-        if metadata.get("labels", {}).get(ARTIFACT_LABEL) != scope.key or "deletionTimestamp" in metadata:
-            continue
+    pods = [
+        pod
+        for pod in scope.pods
+        if pod["metadata"].get("labels", {}).get(ARTIFACT_LABEL) == scope.key
+        and "deletionTimestamp" not in pod["metadata"]
+    ]
+    # One that failed for good (evicted, for example) stays as a record; what counts is the one in its place.
+    for pod in [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"] or pods:
         problem = pod_problem(pod)
         if problem:
             return problem

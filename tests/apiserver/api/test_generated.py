@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgemodel.api.artifact import ModelArtifact
 from edgemodel.api.crd import CUSTOM_RESOURCES, custom_resource_definition
 from edgemodel.api.model import EdgeModel, EdgeModelStatus, SourceStatus
-from edgemodel.core.keys import source_request
+from edgemodel.core.keys import answered_request, source_request
 from edgemodel.core.model_status import ModelScope, VariantScope, model_status
 from edgemodel.core.objects import model_artifact, quantization_job, resolver_pod, service, workload
 from edgemodel.core.plan import Choice, Landscape, decide, wanted_keys
@@ -111,8 +111,10 @@ def live(model: EdgeModel, cluster: Landscape) -> None:
     resolver_pod(model, 1, SETTINGS)
     service(model)
     source = resolved()
-    uri, revision = source_request(model.spec.source)
-    known = SourceStatus.model_validate(source.dump() | {"uri": uri, "requestedRevision": revision})
+    request = source_request(model.spec.source)
+    asked = {"uri": request.uri, "requestedRevision": request.revision, "requestedSha256": request.sha256 or None}
+    known = SourceStatus.model_validate(source.dump() | asked)
+    assert answered_request(known) == request
     made: list[VariantScope] = []
     for decision in decide(model.spec, cluster):
         if not isinstance(decision, Choice):

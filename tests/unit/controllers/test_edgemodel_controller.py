@@ -232,6 +232,16 @@ def test_source_that_another_model_has_had_resolved_is_not_resolved_again() -> N
     assert [line for line in found.writes() if "Pod" in line or "ModelArtifact" in line] == []
 
 
+def test_answer_that_another_model_got_is_not_taken_where_a_digest_is_demanded() -> None:
+    found = world()
+    with_artifact(found)
+    pinned = SPEC | {"source": SPEC["source"] | {"sha256": f"sha256:{'0' * 64}"}}
+    found.put("EdgeModel", pinned, name="twin", status={"observedGeneration": -1})
+    found.writes()
+    found.reconcile(MODEL_CONTROLLER, "twin")
+    assert [line for line in found.writes() if "apply Pod twin-resolve" in line]
+
+
 def test_source_stays_pinned_when_its_artifacts_are_gone() -> None:
     found = world()
     serving(found)

@@ -364,6 +364,15 @@ def test_artifact_stays_while_it_is_served(kind: str) -> None:
     assert found.writes() == [f"delete ModelArtifact {KEY}"]
 
 
+def test_evicted_pod_that_stays_as_a_record_keeps_no_artifact() -> None:
+    found = world(**published().status.dump())
+    found.lose("EdgeModel", "m")
+    serving(found, "Pod")
+    found.change("Pod", "x", status={"phase": "Failed", "reason": "Evicted"})
+    reconcile(found)
+    assert found.writes() == [f"delete ModelArtifact {KEY}"]
+
+
 def test_model_that_is_on_its_way_out_wants_nothing() -> None:
     found = world()
     found.change("EdgeModel", "m", metadata={**found.one("EdgeModel")["metadata"], "deletionTimestamp": ago(1)})

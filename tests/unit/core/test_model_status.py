@@ -54,6 +54,12 @@ def pod(key: str = KEY, **fields: Any) -> dict[str, Any]:
     return {"metadata": metadata, "status": status}
 
 
+EVICTED = pod() | {
+    "status": {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
+}
+COMING = pod() | {"status": {"phase": "Pending"}}
+
+
 def gated(minimum: str | None, *variants: dict[str, Any]) -> EdgeModel:
     gate: dict[str, Any] = {"quality": {"minAccuracy": minimum}} if minimum else {}
     return edge_model(*variants, **gate)
@@ -116,6 +122,12 @@ def scope(
         ("a pod that is on its way out fails",
          scope(CPU, artifact=published(), served=workload(ready=0), pods=(pod(deletionTimestamp=NOW),)),
          "RollingOut", "InProgress", "0 of 1 pods are ready"),
+        ("a pod was evicted and the one in its place is coming",
+         scope(CPU, artifact=published(), served=workload(ready=0), pods=(EVICTED, COMING)),
+         "RollingOut", "InProgress", "0 of 1 pods are ready"),
+        ("a pod was evicted and none is in its place yet",
+         scope(CPU, artifact=published(), served=workload(ready=0), pods=(EVICTED,)),
+         "DiskFull", "Failed", "pod p was evicted: The node was low on resource: ephemeral-storage"),
         ("a pod failed and all is served again", scope(CPU, artifact=published(), served=workload(), pods=(pod(),)),
          "Serving", "Current", "every variant answers"),
         ("all pods answer", scope(CPU, artifact=published(), served=workload()), "Serving", "Current",
