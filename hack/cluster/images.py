@@ -29,6 +29,12 @@ _CERTIFICATES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _BUILD_FOLDER = "/run/edgemodel-build"
 _NOT_NEEDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/lib/apt/lists", "var/cache/apt", "var/log")
 
+_KEEP_NO_PACKAGES = """// As in the image of this name in registries: what apt downloads stays in no layer.
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb || true"; };
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+"""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -201,6 +207,7 @@ def _debootstrap() -> None:
         for path in _NOT_NEEDED:
             shutil.rmtree(tree / path)
             (tree / path).mkdir()
+        (tree / "etc/apt/apt.conf.d/docker-clean").write_text(_KEEP_NO_PACKAGES)
         container = run(*_buildah("from", "scratch")).strip()
         run(*_buildah("add", "--quiet", container, tree, "/"))
         run(*_buildah("config", "--cmd", "bash", container))

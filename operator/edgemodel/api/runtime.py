@@ -63,17 +63,18 @@ class Pipeline(ApiModel):
     """CPU that the Job requests. It has no limit: a Job may use what is idle."""
 
 
+_OWN_VARIABLES = (
+    "!self.env.exists(e, e.name in ['MODEL_DIR', 'MODEL_FILE', 'MODEL_NAME', 'PORT', 'CONTEXT_LENGTH', "
+    "'TOTAL_CONTEXT_LENGTH', 'PARALLEL', 'THREADS', 'DRAIN_SECONDS'])",
+    "env must not name a variable that the operator sets",
+)
+
+
 class Serve(ApiModel):
     """What serves the artifacts. `$(VAR)` in arguments expands over MODEL_DIR, MODEL_FILE, MODEL_NAME, PORT,
     CONTEXT_LENGTH (a request), TOTAL_CONTEXT_LENGTH (all parallel requests), PARALLEL and THREADS."""
 
-    model_config = rules(
-        (
-            "!self.env.exists(e, e.name in ['MODEL_DIR', 'MODEL_FILE', 'MODEL_NAME', 'PORT', 'CONTEXT_LENGTH', "
-            "'TOTAL_CONTEXT_LENGTH', 'PARALLEL', 'THREADS', 'DRAIN_SECONDS'])",
-            "env must not name a variable that the operator sets",
-        ),
-    )
+    model_config = rules(_OWN_VARIABLES)
 
     image: ImageRef
     """The serving image."""
@@ -101,13 +102,34 @@ class Serve(ApiModel):
     """Bytes that the runtime needs beside weights and KV cache."""
 
 
+class Device(ApiModel):
+    """An extended resource that a pod holds."""
+
+    model_config = rules(("self.name.contains('/')", "a device is an extended resource, for example nvidia.com/gpu"))
+
+    name: Annotated[str, Field(min_length=1, max_length=317)]
+    """The resource, for example `nvidia.com/gpu`."""
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many of it."""
+
+
 class HardwareChoice(ApiModel):
-    """A class of hardware that a runtime serves."""
+    """A class of hardware that a runtime serves, and what is different there."""
+
+    model_config = rules(_OWN_VARIABLES)
 
     hardware_class: Annotated[Name, Field(alias="class")]
     """The HardwareClass."""
     preference: Annotated[int, Field(ge=0, le=1000)] = 100
     """How well: the highest wins where a variant leaves the choice open."""
+    image: ImageRef | None = None
+    """The serving image there. Left out: that of `serving`."""
+    args: Annotated[list[Argument], Field(max_length=32)] = []
+    """Arguments after those of `serving`, for example the device to use."""
+    env: Annotated[list[EnvVar], keyed("name", max_length=32)] = []
+    """Environment beside that of `serving`; takes the place of a variable of the same name."""
+    devices: Annotated[list[Device], keyed("name", max_length=8)] = []
+    """What a pod holds of the node's devices."""
 
 
 class EdgeRuntimeSpec(ApiModel):
@@ -164,6 +186,23 @@ class ResourceRequirement(ApiModel):
     """How much of it must be allocatable."""
 
 
+class Toleration(ApiModel):
+    """A taint that pods put up with, as in a pod's tolerations."""
+
+    model_config = rules(
+        ("self.operator == 'Equal' || !has(self.value)", "only Equal takes a value"),
+    )
+
+    key: LabelKey
+    """The taint's key."""
+    operator: Literal["Exists", "Equal"] = "Exists"
+    """How its value is judged."""
+    value: LabelValue | None = None
+    """The value, for Equal."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The effect; left out: any."""
+
+
 class HardwareClassSpec(ApiModel):
     """Which nodes are of the class: those that meet all that is given."""
 
@@ -184,6 +223,8 @@ class HardwareClassSpec(ApiModel):
     """All of these, for example of Node Feature Discovery."""
     resources: Annotated[list[ResourceRequirement], Field(max_length=16)] = []
     """All of these."""
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = []
+    """Taints that its nodes usually have: pods that are made for the class put up with them."""
     priority: Annotated[int, Field(ge=0, le=1000)] = 0
     """A node of several classes is labelled with the one of the highest priority."""
 

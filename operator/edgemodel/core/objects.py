@@ -345,12 +345,17 @@ def _serving_pod(
     )
     # The pod's own CPU limit, rounded up: what its cgroup will let it use.
     variables.append({"name": "THREADS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}})
+    there = choice.on_hardware
+    env = {variable.name: variable.dump() for variable in (*serve.env, *there.env)}
+    resources = {"cpu": cpu, "memory": memory} | {device.name: str(device.count) for device in there.devices}
     probe = {"httpGet": {"path": serve.health_path, "port": "http"}, "timeoutSeconds": 5}
     drain = {"exec": {"command": serve.drain_command}} if serve.drain_command else {"sleep": {"seconds": 5}}
     tmp = _tmp()
+    tolerations = [toleration.dump() for toleration in choice.tolerations]
     return _pod(
         settings,
         nodeSelector={class_label(choice.hardware): "true"},
+        **({"tolerations": tolerations} if tolerations else {}),
         terminationGracePeriodSeconds=serve.drain_seconds + 15,
         initContainers=[
             _container(
@@ -366,16 +371,13 @@ def _serving_pod(
         containers=[
             _container(
                 "serve",
-                serve.image,
+                there.image or serve.image,
                 settings,
                 command=serve.command,
-                args=serve.args,
-                env=variables + [variable.dump() for variable in serve.env],
+                args=serve.args + there.args,
+                env=variables + list(env.values()),
                 ports=[{"name": "http", "containerPort": serve.port, "protocol": "TCP"}],
-                resources={
-                    "requests": {"cpu": cpu, "memory": memory},
-                    "limits": {"cpu": cpu, "memory": memory},
-                },
+                resources={"requests": resources, "limits": resources},
                 startupProbe=probe | {"periodSeconds": 1, "failureThreshold": serve.startup_seconds},
                 readinessProbe=probe | {"periodSeconds": 5, "failureThreshold": 3},
                 livenessProbe=probe | {"periodSeconds": 20, "failureThreshold": 6},

@@ -1,11 +1,11 @@
 """What an EdgeModel comes to on this cluster: for each variant a runtime, hardware and a scheme, or why not."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgemodel.api.artifact import Recipe, ResolvedSource
 from edgemodel.api.model import EdgeModelSpec, Variant
-from edgemodel.api.runtime import EdgeRuntime, HardwareClass, Scheme
+from edgemodel.api.runtime import EdgeRuntime, HardwareChoice, HardwareClass, Scheme, Toleration
 from edgemodel.core.hardware import Fleet
 from edgemodel.core.keys import artifact_key, short_hash
 from edgemodel.core.problem import Problem
@@ -30,8 +30,14 @@ class Choice:
     variant: Variant
     runtime: EdgeRuntime
     hardware: str
+    tolerations: Sequence[Toleration]
     scheme: Scheme
     why: str
+
+    @property
+    def on_hardware(self) -> HardwareChoice:
+        """What the runtime does differently on that hardware."""
+        return next(one for one in self.runtime.spec.hardware if one.hardware_class == self.hardware)
 
     @property
     def recipe(self) -> Recipe:
@@ -177,7 +183,9 @@ def _decide(spec: EdgeModelSpec, variant: Variant, landscape: Landscape) -> Deci
     scheme = _choose_scheme(runtime[0], variant)
     if isinstance(scheme, Problem):
         return Undecided(variant, scheme)
-    return Choice(variant, runtime[0], hardware[0], scheme[0], "; ".join((runtime[1], hardware[1], scheme[1])))
+    why = "; ".join((runtime[1], hardware[1], scheme[1]))
+    tolerations = landscape.classes[hardware[0]].spec.tolerations
+    return Choice(variant, runtime[0], hardware[0], tolerations, scheme[0], why)
 
 
 def decide(spec: EdgeModelSpec, landscape: Landscape) -> list[Decision]:

@@ -194,10 +194,29 @@ def label(**fields: Any) -> Object:
          "classes are told apart by extended resources, for example nvidia.com/gpu"),
         ("wants none of a resource", {"resources": [{"name": "nvidia.com/gpu", "minimum": 0}]},
          "greater than or equal to 1"),
+        ("puts up with any value and names one", {"tolerations": [{"key": "pool", "value": "gpu"}]},
+         "only Equal takes a value"),
     ],
 )  # fmt: skip
 def test_hardware_class_is_refused_when_it(server: Server, name: str, spec: Object, message: str) -> None:
     answer = server.create(good("HardwareClass", **spec))
+    assert answer.status == 422, f"{name}: {answer.body}"
+    assert message in answer.message, name
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "message"),
+    [
+        ("sets a variable of the operator's", {"env": [{"name": "PORT", "value": "1"}]},
+         "env must not name a variable that the operator sets"),
+        ("takes for a device what every node has", {"devices": [{"name": "cpu"}]},
+         "a device is an extended resource, for example nvidia.com/gpu"),
+        ("holds none of a device", {"devices": [{"name": "nvidia.com/gpu", "count": 0}]}, "greater than or equal to 1"),
+        ("names a device twice", {"devices": 2 * [{"name": "nvidia.com/gpu"}]}, "Duplicate value"),
+    ],
+)  # fmt: skip
+def test_runtime_is_refused_when_on_some_hardware_it(server: Server, name: str, there: Object, message: str) -> None:
+    answer = server.create(good("EdgeRuntime", hardware=[{"class": "gpu"} | there]))
     assert answer.status == 422, f"{name}: {answer.body}"
     assert message in answer.message, name
 

@@ -87,7 +87,7 @@ def test_lists_of_objects_merge_by_keys_that_each_item_has(kind: str) -> None:
             keys = schema["x-kubernetes-list-map-keys"]
             assert set(keys) <= set(schema["items"]["required"]), path
         elif schema["type"] == "array":
-            assert schema["items"]["type"] != "object" or path.endswith(("labels", "resources")), path
+            assert schema["items"]["type"] != "object" or path.endswith(("labels", "resources", "tolerations")), path
 
 
 @pytest.mark.parametrize("kind", ["EdgeModel", "ModelArtifact"])
@@ -126,6 +126,8 @@ def test_defaults_of_a_hardware_class() -> None:
         "spec.labels[].values": [],
         "spec.resources": [],
         "spec.resources[].minimum": 1,
+        "spec.tolerations": [],
+        "spec.tolerations[].operator": "Exists",
         "spec.priority": 0,
     }
 
