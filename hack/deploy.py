@@ -138,6 +138,7 @@ def deploy(namespaces: Sequence[str]) -> Deployed:
     values = [
         "objectStore.embedded.enabled=true",
         "objectStore.embedded.persistence.enabled=false",
+        "probe.enabled=true",
         *_image_values("operator", built["operator"]),
         *_image_values("llamacpp", built["llamacpp"]),
         *_image_values("llamacppPipeline", built["llamacpp-pipeline"]),

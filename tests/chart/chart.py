@@ -48,6 +48,7 @@ SECRET: Values = {
     "operator": {"replicas": 1, "logLevel": "debug"},
     "hubEndpoint": "https://hub.example",
     "networkPolicy": {"enabled": True},
+    "probe": {"enabled": True},
     "builtins": {"enabled": False},
 }
 """Another S3 service, with keys in Secrets that the user makes; images from a mirror."""

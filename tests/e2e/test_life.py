@@ -3,6 +3,10 @@
 import json
 import time
 
+import pytest
+
+from edgemodel.core.facts import is_probed, probed_labels
+from edgemodel.node.probe import facts
 from hack.deploy import RELEASE, SYSTEM_NAMESPACE
 from tests.e2e.edge import NAMESPACE, Edge, condition, edge_model
 from tests.kstatus import kstatus
@@ -10,6 +14,19 @@ from tests.kstatus import kstatus
 
 def test_the_chart_says_itself_that_it_works(edge: Edge) -> None:
     assert "Phase:          Succeeded" in edge.deployed.helm("test", RELEASE, "--timeout", "2m")
+
+
+def test_the_probe_tells_what_the_processor_can(edge: Edge) -> None:
+    """The node is this machine, so its labels are what this machine says of itself."""
+    expected = probed_labels(facts())
+    if not expected:
+        pytest.skip("the probe knows nothing of this machine's processor")
+
+    def labels() -> dict[str, str]:
+        nodes = json.loads(edge.deployed.kubectl("get", "nodes", "-o", "json"))["items"]
+        return {name: value for name, value in nodes[0]["metadata"]["labels"].items() if is_probed(name)}
+
+    edge.wait("the node is labelled", lambda: labels() == expected, 60)
 
 
 def test_apply_leads_to_a_streamed_answer_and_to_metrics(edge: Edge) -> None:

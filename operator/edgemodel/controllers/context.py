@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from edgemodel.api.base import ApiModel
 from edgemodel.api.runtime import EdgeRuntime, HardwareClass
+from edgemodel.core.facts import with_probed
 from edgemodel.core.hardware import NodeFacts, fleet_of
 from edgemodel.core.plan import Landscape
 from edgemodel.core.problem import Problem
@@ -38,7 +39,7 @@ def node_facts(node: Object) -> NodeFacts:
         name=node["metadata"]["name"],
         architecture=labels.get("kubernetes.io/arch", ""),
         operating_system=labels.get("kubernetes.io/os", ""),
-        labels=labels,
+        labels=with_probed(labels),
         allocatable=node.get("status", {}).get("allocatable", {}),
     )
 

@@ -43,6 +43,7 @@ def settings_from(environ: Mapping[str, str], owner: str) -> Settings:
             secret_name=environ.get("EDGEMODEL_STORE_SECRET", ""),
         ),
         owner=owner,
+        namespace=environ.get("EDGEMODEL_NAMESPACE", ""),
         image_pull_policy=environ.get("EDGEMODEL_IMAGE_PULL_POLICY", "IfNotPresent"),
         image_pull_secrets=tuple(name for name in secrets.split(",") if name),
         service_account=environ.get("EDGEMODEL_SERVICE_ACCOUNT", ""),

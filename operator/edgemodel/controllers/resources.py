@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from edgemodel.api import GROUP, VERSION
-from edgemodel.core.objects import ARTIFACT_LABEL, MODEL_LABEL
+from edgemodel.core.objects import ARTIFACT_LABEL, MODEL_LABEL, PROBE_ROLE, ROLE_LABEL
 from edgemodel.core.rollout import artifact_of
 from edgemodel.engine.cache import Cache, Watch
 from edgemodel.engine.objects import Key, Object, Resource
@@ -30,6 +30,8 @@ BY_MODEL = "model"
 """Index of children: by `NAMESPACE/EDGEMODEL`."""
 BY_ARTIFACT = "artifact"
 """Index of Jobs, pods and workloads: by `NAMESPACE/KEY`."""
+BY_NODE = "node"
+"""Index of the probe's pods: by `NAMESPACE/NODE`."""
 BY_SOURCE = "source"
 """Index of EdgeModels and ModelArtifacts: by `NAMESPACE/URI`."""
 
@@ -65,6 +67,10 @@ def _by_served_artifact(obj: Object) -> list[str]:
     return _index(obj, artifact_of(obj))
 
 
+def _by_node(obj: Object) -> list[str]:
+    return _index(obj, obj.get("spec", {}).get("nodeName", ""))
+
+
 def _by_source(obj: Object) -> list[str]:
     return _index(obj, obj["spec"]["source"]["uri"])
 
@@ -95,7 +101,7 @@ def _workload(obj: Object) -> Object:
 
 
 def _pod(obj: Object) -> Object:
-    """How it is doing; what it is made of is known."""
+    """How it is doing; what it is made of is known. Of the probe's, also where it is."""
     status = obj.get("status", {})
     told = {"PodScheduled", "DisruptionTarget"}
     kept = {name: status[name] for name in ("phase", "reason", "message") if name in status}
@@ -106,7 +112,12 @@ def _pod(obj: Object) -> Object:
                 {name: container[name] for name in ("name", "ready", "state", "lastState") if name in container}
                 for container in status[group]
             ]
-    return {name: obj[name] for name in ("apiVersion", "kind", "metadata")} | {"status": kept}
+    place = {"spec": {"nodeName": obj["spec"].get("nodeName", "")}} if _is_probe(obj) else {}
+    return {name: obj[name] for name in ("apiVersion", "kind", "metadata")} | place | {"status": kept}
+
+
+def _is_probe(pod: Object) -> bool:
+    return _labels(pod).get(ROLE_LABEL) == PROBE_ROLE
 
 
 def _job(obj: Object) -> Object:
@@ -135,7 +146,7 @@ class Watches:
             Watch(HARDWARE_CLASS, self._landscape),
             Watch(NODE, self._landscape, project=_node),
             Watch(SERVICE, self._child, OURS, project=_without_status, indices={BY_MODEL: _by_model}),
-            Watch(POD, self._child, OURS, _pod, {BY_MODEL: _by_model, BY_ARTIFACT: _by_artifact}),
+            Watch(POD, self._pod, OURS, _pod, {BY_MODEL: _by_model, BY_ARTIFACT: _by_artifact, BY_NODE: _by_node}),
             Watch(JOB, self._child, OURS, _job, {BY_ARTIFACT: _by_artifact}),
             Watch(DEPLOYMENT, self._workload, OURS, _workload, {BY_MODEL: _by_model, BY_ARTIFACT: _by_served_artifact}),
             Watch(DAEMON_SET, self._workload, OURS, _workload, {BY_MODEL: _by_model, BY_ARTIFACT: _by_served_artifact}),
@@ -167,6 +178,11 @@ class Watches:
         yield from self._child(obj)
         if key := artifact_of(obj):
             yield artifact_key(obj["metadata"]["namespace"], key)
+
+    def _pod(self, obj: Object) -> Iterable[Key]:
+        yield from self._child(obj)
+        if _is_probe(obj):
+            yield Key(NODE_CONTROLLER, "", obj["spec"]["nodeName"])
 
     def _child(self, obj: Object) -> Iterable[Key]:
         namespace, labels = obj["metadata"]["namespace"], _labels(obj)

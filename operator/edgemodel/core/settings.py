@@ -27,6 +27,8 @@ class Settings:
     store: StoreSettings
     owner: str
     """What marks this cluster's references in a store that several share."""
+    namespace: str = ""
+    """The operator's own."""
     image_pull_policy: str = "IfNotPresent"
     """For all pods."""
     image_pull_secrets: tuple[str, ...] = ()

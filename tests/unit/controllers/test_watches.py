@@ -1,5 +1,6 @@
 """Whom an event wakes, and what the cache keeps."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from edgemodel.controllers.resources import ARTIFACT_CONTROLLER, MODEL_CONTROLLER, NODE_CONTROLLER
 from edgemodel.engine.objects import Key, Object
 from tests.unit.controllers.stand_ins import NAMESPACE, World
-from tests.unit.core.samples import model_artifact
+from tests.unit.core.samples import SETTINGS, model_artifact
 
 KEY = model_artifact().spec.key
 SPEC = model_artifact().spec.dump()
@@ -150,3 +151,61 @@ def test_node_that_is_gone_is_left_alone() -> None:
     found.lose("Node", "n1", namespace="")
     found.reconcile(NODE_CONTROLLER, "n1", namespace="")
     assert found.writes() == []
+
+
+# What the probe says
+
+
+AVX2 = "feature.edgemodel.dev/cpu-cpuid.AVX2"
+WIDE: Object = {"labels": [{"key": "feature.node.kubernetes.io/cpu-cpuid.AVX2", "operator": "Exists"}], "priority": 20}
+
+
+def probed(found: World, *features: str, namespace: str = SETTINGS.namespace, name: str = "probe") -> None:
+    """A pod of the probe on the node has said which features the processor has."""
+    facts = {f"feature.node.kubernetes.io/cpu-cpuid.{feature}": "true" for feature in features}
+    ended = {"terminated": {"exitCode": 0, "message": json.dumps({"facts": facts})}}
+    status = {"phase": "Running", "initContainerStatuses": [{"name": "probe", "ready": True, "state": ended}]}
+    labels = {"app.kubernetes.io/managed-by": "edgemodel", "edgemodel.dev/role": "probe"}
+    found.put("Pod", {"nodeName": "n1"}, name=name, namespace=namespace, labels=labels, status=status)
+
+
+def probing() -> World:
+    found = World()
+    found.put("HardwareClass", WIDE, name="wide", namespace="")
+    probed(found, "AVX2", "AVX")
+    assert Key(NODE_CONTROLLER, "", "n1") in found.woken
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    seen(found)
+    found.writes()
+    return found
+
+
+def test_node_is_labelled_with_what_the_probe_found_and_its_classes_follow() -> None:
+    found = probing()
+    assert labelled(found)[AVX2] == "true"
+    assert labelled(found)["edgemodel.dev/hardware"] == "wide"
+    assert found.context.landscape().fleet.any_rank == {"wide": 1, "x86-64": 1}
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    assert found.writes() == []
+
+
+def test_what_the_probe_found_stays_while_no_probe_speaks() -> None:
+    found = probing()
+    found.lose("Pod", "probe", namespace=SETTINGS.namespace)
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    assert found.writes() == []
+
+
+def test_what_the_probe_no_longer_finds_goes() -> None:
+    found = probing()
+    probed(found, "AVX")
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    assert AVX2 not in labelled(found)
+    assert labelled(found)["edgemodel.dev/hardware"] == "x86-64"
+
+
+def test_pod_of_another_namespace_is_not_believed() -> None:
+    found = World()
+    probed(found, "AVX2", namespace="stranger")
+    found.reconcile(NODE_CONTROLLER, "n1", namespace="")
+    assert labelled(found) == OF_X86

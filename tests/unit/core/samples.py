@@ -32,6 +32,7 @@ SETTINGS = Settings(
     operator_image="registry.example/edgemodel:1",
     store=StoreSettings(uri="s3://models/edge"),
     owner="cluster",
+    namespace="edgemodel-system",
 )
 
 
