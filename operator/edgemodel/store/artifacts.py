@@ -25,7 +25,7 @@ from edgemodel.api.artifact import Progress
 from edgemodel.api.base import ApiModel, ArtifactKey, Sha256
 from edgemodel.store.client import Bucket
 from edgemodel.store.config import StoreConfig
-from edgemodel.store.errors import ConflictError, CorruptError, NotFoundError, TransientError
+from edgemodel.store.errors import ConflictError, CorruptError, NotFoundError, StoreError, TransientError
 from edgemodel.store.manifest import File, Manifest, sha256
 from edgemodel.store.parallel import Counter, Report, run_all
 
@@ -181,12 +181,18 @@ class ArtifactStore:
     def _upload(self, file: File, source: Path, counter: Counter) -> None:
         blob = _blob(file.sha256)
         for _ in range(_ATTEMPTS):
-            # Another publisher that has completed this blob drops our upload of it.
-            with suppress(NotFoundError):
+            # Another publisher that has completed this blob drops our upload of it. Some stores have no better word for
+            # that than 500.
+            failure: StoreError | None = None
+            try:
                 self._bucket.upload(blob, source, file, counter.add)
+            except (NotFoundError, TransientError) as error:
+                failure = error
             if self._has(file):
                 self._bucket.abort_uploads(blob)
                 return
+            if isinstance(failure, TransientError):
+                raise failure
         raise CorruptError(f"{blob} does not have the {file.bytes} bytes of {file.path} after it was uploaded")
 
     def _put_manifest(self, manifest: Manifest) -> Published:

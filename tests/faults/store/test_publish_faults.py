@@ -14,7 +14,7 @@ from edgemodel.store import artifacts
 from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.errors import StoreError, TransientError
 from edgemodel.store.manifest import Manifest
-from tests.faults.proxy import Damage, Fault, Lost, Proxy, Request, first
+from tests.faults.proxy import Damage, Fault, Lost, Proxy, Request, Status, first
 from tests.s3 import S3, manifest_of
 
 KEY, OTHER = "a1" * 16, "b2" * 16
@@ -189,9 +189,13 @@ def test_publish_killed_by_the_kernel(s3: S3, proxy: Proxy, model: Path) -> None
 def test_two_processes_publish_the_same_key(s3: S3, model: Path, tmp_path: Path, same: bool) -> None:
     folders = [model, model if same else another_model(tmp_path / "other", os.urandom(11 << 20))]
     commands = [[sys.executable, "-c", PUBLISH, KEY, str(folder)] for folder in folders]
-    running = [subprocess.Popen(command, env=environ(s3), stdout=subprocess.PIPE, text=True) for command in commands]
-    said = {process.communicate(timeout=120)[0].strip() for process in running}
-    assert [process.returncode for process in running] == [0, 0]
+    running = [
+        subprocess.Popen(command, env=environ(s3), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    ends = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], [complaint for _, complaint in ends]
+    said = {output.strip() for output, _ in ends}
     store = ArtifactStore(s3.config)
     published = store.read_manifest(KEY)
     assert published is not None
@@ -200,6 +204,29 @@ def test_two_processes_publish_the_same_key(s3: S3, model: Path, tmp_path: Path,
     assert s3.uploads() == []
     blobs = {f"blobs/sha256/{digest.removeprefix('sha256:')}" for digest in published.manifest.blobs()}
     assert s3.keys() == {f"artifacts/{KEY}/manifest.json", *blobs}
+
+
+def test_upload_that_fails_because_another_completed_the_blob_does_not_matter(
+    s3: S3, proxy: Proxy, model: Path
+) -> None:
+    """The other drops the uploads that it is not of; a store may say 500 of them from then on."""
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    manifest = manifest_of(model, KEY)
+    asked: list[Request] = []
+
+    def judge(request: Request) -> Fault | None:
+        if request.method != "POST" or "uploadId" not in request.query:
+            return None
+        if not asked:
+            direct.publish(manifest, model)
+        asked.append(request)
+        return Status(500)
+
+    proxy.judge = judge
+    assert store.publish(manifest, model) == manifest.digest()
+    assert len(asked) == 4  # each try
+    assert direct.is_whole(manifest)
+    assert s3.uploads() == []
 
 
 def test_publish_waits_for_a_removal_that_takes_its_blob(
