@@ -16,8 +16,8 @@ from hack.cluster.shell import REPOSITORY
 BIN = Path(sys.executable).parent
 CLUSTER = [sys.executable, "hack/cluster"]
 PYTEST = [str(BIN / "pytest"), "--quiet", "--durations=5"]
-SIDE_BY_SIDE = [*PYTEST, "--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
-"""For tests that share nothing."""
+SIDE_BY_SIDE = [*PYTEST, "--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup"]
+"""For tests that share nothing, but for those of an xdist_group: these stay together, in their order."""
 
 _started = time.monotonic()
 

@@ -45,6 +45,10 @@ class Cluster:
         return set(self.kubectl("get", kind, "--all-namespaces", "-o", "name").split())
 
 
+pytestmark = pytest.mark.xdist_group("release")
+"""One API server, on which releases come and go."""
+
+
 @pytest.fixture(scope="module")
 def cluster(kubeconfig: Path, kubectl: Path, helm: Helm) -> Cluster:
     """With the namespaces that the values name, all of them restricted."""

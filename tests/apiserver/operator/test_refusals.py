@@ -26,6 +26,9 @@ from tests.cluster_stand_in import (
 )
 from tests.kstatus import kstatus
 
+pytestmark = pytest.mark.xdist_group("refusals")
+"""What is said comes before it is mended."""
+
 Mend = Literal["spec", "secret", "resolver pod", "artifact", "wait", "nothing"]
 
 
