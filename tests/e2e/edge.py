@@ -11,7 +11,7 @@ from typing import Any
 from openai import OpenAI
 
 from hack.cluster.shell import ClusterError
-from hack.deploy import SOURCES, Deployed
+from hack.deploy import SOURCES, SYSTEM_NAMESPACE, Deployed
 from tests.kstatus import kstatus
 
 NAMESPACE = "edge-e2e"
@@ -108,11 +108,23 @@ class Edge:
         return {event["reason"] for event in found if event["involvedObject"]["name"] == name}
 
     def describe(self) -> str:
-        """The cluster, for whoever reads why a test failed."""
-        try:
-            return self.deployed.kubectl("get", "em,ma,pods,jobs,events", "--namespace", NAMESPACE, "-o", "wide")
-        except ClusterError as error:
-            return str(error)
+        """The cluster, for whoever reads why a test failed: what went last stands last, for logs are cut."""
+        in_namespace = ("--namespace", NAMESPACE)
+        of_operator = ("--namespace", SYSTEM_NAMESPACE, "--selector", "app.kubernetes.io/component=operator")
+        found = []
+        for command in (
+            ("get", "em", *in_namespace),
+            ("get", "events", *in_namespace, "--sort-by=.metadata.creationTimestamp", "--no-headers"),
+            ("get", "pods,jobs", *in_namespace),
+            ("get", "pods", *of_operator),
+            ("logs", *of_operator, "--prefix", "--tail=60"),
+            ("get", "ma", *in_namespace, "-o", "jsonpath={range .items[*]}{.metadata.name} {.status}{'\\n'}{end}"),
+        ):
+            try:
+                found.append("\n".join(self.deployed.kubectl(*command).splitlines()[-60:]))
+            except ClusterError as error:
+                found.append(str(error))
+        return "\n".join(found)
 
     def clear(self) -> None:
         """Deletes what earlier tests left."""

@@ -49,15 +49,20 @@ class Reporter:
         while not self._closed.is_set():
             self._news.wait()
             self._news.clear()
-            with self._lock:
-                latest, self._latest = self._latest, None
-            if latest:
-                log("progress", **latest.dump())
-                try:
-                    self._write(latest)
-                except (StoreError, OSError) as error:
-                    log("progress was not stored", error=type(error).__name__)
+            self._pass_on()
             self._closed.wait(self._interval)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            latest, self._latest = self._latest, None
+        if latest is None:
+            return
+        log("progress", **latest.dump())
+        try:
+            self._write(latest)
+        except (StoreError, OSError) as error:
+            log("progress was not stored", error=type(error).__name__)
 
 
 class Step:

@@ -95,6 +95,16 @@ def test_only_the_latest_progress_is_told_and_not_too_often() -> None:
     assert (told[-1].step, told[-1].percent, told[-1].bytes_done) == ("Fetch", 100, 1000)
 
 
+def test_the_last_news_is_told_also_when_the_end_comes_soon_after() -> None:
+    told: list[str] = []
+    reporter = Reporter(lambda progress: told.append(progress.step), interval=0.2)
+    reporter.step("Evaluate")
+    time.sleep(0.05)
+    reporter.step("Publish")
+    reporter.close()
+    assert told == ["Evaluate", "Publish"]
+
+
 def test_a_store_that_hangs_or_fails_holds_nothing_up() -> None:
     hanging = threading.Event()
 
