@@ -8,7 +8,6 @@ otherwise idle machine. Exits with 1 if the Service gives less than the bound.
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from hack.cluster import images
 from hack.cluster.cli import cluster
+from hack.cluster.controlplane import free_ports
 from hack.demo import NAMESPACE
 from hack.deploy import STORE_SECRET, Deployed
 
@@ -58,9 +58,7 @@ def artifact(deployed: Deployed, into: Path) -> Path:
 @contextmanager
 def bare_server(container: dict[str, Any], file: Path) -> Iterator[str]:
     """The address of a llama-server with the pod's arguments."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     variables = {each["name"]: each.get("value", "") for each in container["env"]}
     cpu = container["resources"]["limits"]["cpu"]
     threads = -(-int(cpu[:-1]) // 1000) if cpu.endswith("m") else int(cpu)

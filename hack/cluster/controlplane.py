@@ -6,6 +6,7 @@ no root. There no one acts on the objects: no Deployment gets pods, and a delete
 """
 
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -13,7 +14,7 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def apiserver(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        port, etcd_port, etcd_peer_port = _free_ports(3)
+        port, etcd_port, etcd_peer_port = free_ports(3)
         plane = ControlPlane(
             folder,
             port=port,
@@ -191,9 +192,13 @@ def _fast_folder(otherwise: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, and that the kernel gives to no connection that begins here: those are higher."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            one = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                one.bind(("127.0.0.1", random.randrange(10240, 32768)))  # noqa: S311
+                found.append(one.getsockname()[1])
+        return found

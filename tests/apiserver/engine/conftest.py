@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from edgemodel.engine.client import Client
 from edgemodel.engine.errors import NotFound
 from edgemodel.engine.lease import LEASES
 from edgemodel.engine.objects import Object, Ref, Resource
+from hack.cluster.controlplane import free_ports
 from tests.apiserver.engine import toy
 
 T = TypeVar("T")
@@ -99,9 +99,7 @@ class Operator:
     """The toy operator, running."""
 
     def __init__(self, log: Path, environment: dict[str, str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        (self._port,) = free_ports(1)
         self._log = log
         paths = os.pathsep.join((str(REPOSITORY / "operator"), str(REPOSITORY)))
         with log.open("wb") as stderr:

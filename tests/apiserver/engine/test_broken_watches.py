@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hack.cluster.controlplane import free_ports
 from tests.apiserver.engine import toy
 from tests.apiserver.engine.conftest import Api, Operator, wait_for
 
@@ -20,8 +21,7 @@ class SecondServer:
 
     def __init__(self, folder: Path, log: Path) -> None:
         command = _command_in(folder)
-        port = next(int(option.split("=")[1]) for option in command if option.startswith("--secure-port="))
-        self.port = port + 1 if port < 65535 else port - 1
+        (self.port,) = free_ports(1)
         self._command = [f"--secure-port={self.port}" if "--secure-port=" in option else option for option in command]
         self._log = log
         self._folder = folder
