@@ -44,7 +44,7 @@ format: env ## Formats the code
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-# The pipeline's torch is taken without CUDA: see runtime-images/llamacpp/cpu_torch.py.
+# The pipeline's torch is taken without CUDA: see runtime-images/cpu_torch.py.
 WITHOUT_CUDA := $(addprefix --no-emit-package ,cuda-bindings cuda-pathfinder cuda-toolkit triton $(addprefix nvidia-, \
   cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 \
   nvjitlink nvshmem-cu13 nvtx))
@@ -57,3 +57,5 @@ requirements: env ## Pins the dependencies anew
 	@$(PIN) --output-file requirements/operator.txt
 	@$(PIN) --group dev --constraint requirements/operator.txt --output-file requirements/dev.txt
 	@$(PIN) --extra llamacpp --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/llamacpp.txt
+	@$(PIN) --extra openvino --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/openvino.txt
+	@$(PIN) --extra openvino-serve --constraint requirements/openvino.txt --output-file requirements/openvino-serve.txt

@@ -16,7 +16,7 @@ from hack.cluster import cache
 from hack.cluster.shell import REPOSITORY
 
 REQUIREMENTS = REPOSITORY / "requirements" / "llamacpp.txt"
-CPU_TORCH = REPOSITORY / "runtime-images" / "llamacpp" / "cpu_torch.py"
+CPU_TORCH = REPOSITORY / "runtime-images" / "cpu_torch.py"
 
 
 @dataclass(frozen=True)

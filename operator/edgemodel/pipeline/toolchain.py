@@ -44,7 +44,12 @@ class Toolchain(Protocol):
         """
 
 
-_TOOLCHAINS = {"llamacpp": "edgemodel.pipeline.llamacpp:LlamaCpp"}
+_TOOLCHAINS = {
+    "llamacpp": "edgemodel.pipeline.llamacpp:LlamaCpp",
+    "mlx": "edgemodel.pipeline.mlx:Mlx",
+    "onnx": "edgemodel.pipeline.onnx:Onnx",
+    "openvino": "edgemodel.pipeline.openvino:OpenVino",
+}
 """Name -> where it is. Imported only when it is used: each image has the packages of one."""
 
 

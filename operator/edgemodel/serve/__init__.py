@@ -1,0 +1,1 @@
+"""An OpenAI-compatible front for engines that bring none."""

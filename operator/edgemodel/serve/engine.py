@@ -1,0 +1,115 @@
+"""What an engine is to the front, and which there are.
+
+A text engine batches by itself: the front adds requests and turns it step by step, on one thread, and each step brings
+some requests some tokens. Text is the front's business: engines take and give token ids.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is made with."""
+
+    model_dir: Path
+    """The folder of the artifact's files."""
+    context_length: int
+    """Tokens of a request, prompt and answer together."""
+    parallel: int
+    """Requests at a time."""
+    threads: int
+    """CPU threads."""
+    device: str = ""
+    """The device to run on, in the engine's own words; empty: its default."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next tokens of a request are chosen."""
+
+    max_tokens: int
+    """At least 1."""
+    temperature: float = 1.0
+    """0: always the most likely token."""
+    top_p: float = 1.0
+    """The share of probability that is sampled from; more than 0."""
+    seed: int | None = None
+    """The same seed gives the same answer, as far as the engine can."""
+    logprobs: bool = False
+    """Whether the log-probability of each token is wanted."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of an answer."""
+
+    id: int
+    logprob: float | None = None
+    """Natural logarithm of its probability, if it was asked for and the engine has it."""
+
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a step brought to a request."""
+
+    request: int
+    """The request's number."""
+    tokens: tuple[Token, ...]
+    """The next tokens; the one that ends the answer is not among them."""
+    finish: Finish | None = None
+    """stop: the model ended its answer; length: `max_tokens` are reached. Nothing comes after either."""
+
+
+class ModelRefusedError(Exception):
+    """The engine cannot serve this model. The message says why, and what to do."""
+
+
+class NoChatTemplateError(Exception):
+    """The model has no chat template: it can complete, not chat."""
+
+
+class TextEngine(Protocol):
+    """Generates text. Made, turned and closed on one thread; its text methods may be called from any."""
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation (role, content) in the words of the model's chat template, ready to be answered."""
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """Token ids; with those that the tokenizer adds to a bare text if `special`."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, without special tokens."""
+
+    def add(self, request: int, prompt: Sequence[int], sampling: Sampling) -> None:
+        """Takes in a request under a number that no other has; at most `parallel` at a time."""
+
+    def step(self) -> list[Output]:
+        """Brings the requests that are in further. Called only while there are some."""
+
+    def cancel(self, request: int) -> None:
+        """Drops a request: no output of it comes any more."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+
+
+_ENGINES = {
+    "mlx": "edgemodel.serve.mlx:MlxEngine",
+    "onnxruntime-genai": "edgemodel.serve.onnxruntime_genai:OnnxRuntimeGenAiEngine",
+    "openvino-genai": "edgemodel.serve.openvino_genai:OpenVinoGenAiEngine",
+}
+"""Name -> where it is. Imported only when it is used: each image has the packages of one."""
+
+
+def engine_maker(name: str) -> Callable[[EngineSettings], TextEngine]:
+    """What makes the engine of that name. KeyError if there is none."""
+    module, _, cls = _ENGINES[name].partition(":")
+    maker: Callable[[EngineSettings], TextEngine] = getattr(import_module(module), cls)
+    return maker
