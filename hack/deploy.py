@@ -139,9 +139,7 @@ def deploy(namespaces: Sequence[str]) -> Deployed:
         "objectStore.embedded.enabled=true",
         "objectStore.embedded.persistence.enabled=false",
         "probe.enabled=true",
-        *_image_values("operator", built["operator"]),
-        *_image_values("llamacpp", built["llamacpp"]),
-        *_image_values("llamacppPipeline", built["llamacpp-pipeline"]),
+        *(value for name, reference in built.items() for value in _image_values(name, reference)),
         *_image_values("store", store),
         *(f"objectStore.namespaces[{number}]={name}" for number, name in enumerate(namespaces)),
     ]

@@ -3,7 +3,7 @@
 from edgemodel.api.__main__ import render
 from hack.cluster.shell import REPOSITORY
 from hack.reference import reference
-from hack.runtimes import LLAMACPP, llamacpp
+from hack.runtimes import toolchains
 
 
 def main() -> None:
@@ -11,7 +11,8 @@ def main() -> None:
     for name, content in render().items():
         for folder in ("crds", "charts/edgemodel/files/crds"):
             (REPOSITORY / folder / name).write_text(content, encoding="utf-8")
-    LLAMACPP.write_text(llamacpp(), encoding="utf-8")
+    for path, content in toolchains().items():
+        path.write_text(content, encoding="utf-8")
     (REPOSITORY / "docs" / "api.md").write_text(reference(), encoding="utf-8")
 
 

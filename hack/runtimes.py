@@ -1,30 +1,39 @@
-"""What the chart says of the llama.cpp pipeline, from the pipeline itself."""
+"""What the chart says of the pipeline's toolchains, from the pipeline itself."""
 
 import tomllib
+from importlib import import_module
+from pathlib import Path
 
 import yaml
 
-from edgemodel.pipeline.llamacpp_schemes import DEFAULT_SCHEME, runtime_schemes
 from edgemodel.pipeline.texts import calibration_digest
 from hack.cluster.shell import REPOSITORY
 
-LLAMACPP = REPOSITORY / "charts" / "edgemodel" / "files" / "llamacpp.yaml"
+FOLDER = REPOSITORY / "charts" / "edgemodel" / "files" / "toolchains"
 HEADER = "# Generated from operator/edgemodel/pipeline and pyproject.toml. Change those, not this file.\n"
+TOOLS = {
+    "llamacpp": ("llama-cpp-python",),
+}
+"""Toolchain -> the packages whose versions are its version."""
 
 
-def _version() -> str:
+def _version(toolchain: str) -> str:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pinned = "llama-cpp-python=="
-    (found,) = (one for one in project["optional-dependencies"]["llamacpp"] if one.startswith(pinned))
-    return str(found).removeprefix(pinned)
+    pinned = dict(one.split("==") for one in project["optional-dependencies"][toolchain] if "==" in one)
+    return "-".join(pinned[package] for package in TOOLS[toolchain])
 
 
-def llamacpp() -> str:
-    """The content of files/llamacpp.yaml."""
+def _content(toolchain: str) -> str:
+    schemes = import_module(f"edgemodel.pipeline.{toolchain}_schemes")
     content = {
-        "version": _version(),
+        "version": _version(toolchain),
         "calibration": calibration_digest(),
-        "defaultScheme": DEFAULT_SCHEME,
-        "schemes": [scheme.dump() for scheme in runtime_schemes()],
+        "defaultScheme": schemes.DEFAULT_SCHEME,
+        "schemes": [scheme.dump() for scheme in schemes.runtime_schemes()],
     }
     return HEADER + yaml.safe_dump(content, sort_keys=False)
+
+
+def toolchains() -> dict[Path, str]:
+    """File below the chart -> its content."""
+    return {FOLDER / f"{toolchain}.yaml": _content(toolchain) for toolchain in TOOLS}

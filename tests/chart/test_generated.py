@@ -8,7 +8,7 @@ from edgemodel.api.runtime import EdgeRuntime, HardwareClass
 from edgemodel.core.hardware import NodeFacts, classes_of, is_of_class
 from edgemodel.pipeline.llamacpp_schemes import runtime_schemes
 from edgemodel.pipeline.texts import calibration_digest
-from hack.runtimes import LLAMACPP, llamacpp
+from hack.runtimes import FOLDER, toolchains
 from tests.chart.chart import BUCKET, CHART, Helm, one
 
 
@@ -17,8 +17,9 @@ def test_the_crds_are_those_of_the_types() -> None:
     assert found == render(), "run `make generate`"
 
 
-def test_the_llamacpp_file_is_what_the_pipeline_says() -> None:
-    assert LLAMACPP.read_text(encoding="utf-8") == llamacpp(), "run `make generate`"
+def test_the_toolchains_files_are_what_the_pipeline_says() -> None:
+    found = {file: file.read_text(encoding="utf-8") for file in FOLDER.iterdir()}
+    assert found == toolchains(), "run `make generate`"
 
 
 def test_the_crds_reach_the_cluster_unchanged(helm: Helm) -> None:

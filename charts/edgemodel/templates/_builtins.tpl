@@ -37,65 +37,31 @@ spec:
   {{- end }}
 ---
 {{- end }}
-{{- $llamacpp := .Files.Get "files/llamacpp.yaml" | fromYaml }}
+{{- range $path, $_ := .Files.Glob "files/runtimes/*.yaml" }}
 apiVersion: edgemodel.dev/v1alpha1
 kind: EdgeRuntime
 metadata:
-  name: llamacpp
-  {{- include "edgemodel.builtinMetadata" . | nindent 2 }}
+  name: {{ base $path | trimSuffix ".yaml" }}
+  {{- include "edgemodel.builtinMetadata" $ | nindent 2 }}
 spec:
-  format: gguf
-  tasks: [TextGeneration]
-  schemes:
-    {{- toYaml $llamacpp.schemes | nindent 4 }}
-  defaultScheme: {{ $llamacpp.defaultScheme }}
-  hardware:
-    - {class: x86-64, preference: 100}
-    - {class: arm64, preference: 100}
-  pipeline:
-    image: {{ include "edgemodel.image" (list . "llamacppPipeline") }}
-    toolchain: llamacpp
-    version: {{ $llamacpp.version | quote }}
-    calibration: {{ $llamacpp.calibration }}
-  serving:
-    image: {{ include "edgemodel.image" (list . "llamacpp") }}
-    args:
-      - --model
-      - $(MODEL_FILE)
-      - --alias
-      - $(MODEL_NAME)
-      - --host
-      - {{ .Values.builtins.llamacpp.host | quote }}
-      - --port
-      - $(PORT)
-      - --ctx-size
-      - $(TOTAL_CONTEXT_LENGTH)
-      - --parallel
-      - $(PARALLEL)
-      - --threads
-      - $(THREADS)
-      # Else one for each core of the node, whatever the pod's share of it is. More come when these are busy.
-      - --threads-http
-      - "4"
-      # Caches beside the KV cache: by default up to 8 GiB, and 32 snapshots a slot. The pod's memory does not include them.
-      - --cache-ram
-      - "0"
-      - --no-cache-idle-slots
-      - --ctx-checkpoints
-      - "0"
-      # Nothing is fitted to what the node has: the pod's size was computed from these arguments.
-      - --fit
-      - "off"
-      - --jinja
-      - --metrics
-      - --no-ui
-      - --offline
-    port: 8080
-    healthPath: /health
-    metricsPath: /metrics
-    drainCommand: [/usr/local/bin/drain]
-    drainSeconds: 120
-    startupSeconds: 600
-    resources: {cpu: "1"}
-    memoryOverhead: 268435456
+  {{- include "edgemodel.runtime" (list $ $path) | nindent 2 }}
+---
+{{- end }}
+{{- end }}
+
+{{/* The spec of an EdgeRuntime, from its file and that of its toolchain. Call with the root and the file's path. */}}
+{{- define "edgemodel.runtime" -}}
+{{- $root := index . 0 }}
+{{- $spec := tpl ($root.Files.Get (index . 1)) $root | fromYaml }}
+{{- $toolchain := $root.Files.Get (printf "files/toolchains/%s.yaml" $spec.pipeline.toolchain) | fromYaml }}
+{{- $_ := set $spec "schemes" $toolchain.schemes }}
+{{- $_ := set $spec "defaultScheme" (default $toolchain.defaultScheme $spec.defaultScheme) }}
+{{- $_ := set $spec.pipeline "version" $toolchain.version }}
+{{- $_ := set $spec.pipeline "calibration" $toolchain.calibration }}
+{{- range $part := prepend (prepend $spec.hardware $spec.serving) $spec.pipeline }}
+{{- if $part.image }}
+{{- $_ := set $part "image" (include "edgemodel.image" (list $root $part.image)) }}
+{{- end }}
+{{- end }}
+{{- toYaml $spec }}
 {{- end }}

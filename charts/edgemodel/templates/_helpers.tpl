@@ -31,8 +31,8 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{/* An image: call with (list $ "operator"). */}}
 {{- define "edgemodel.image" -}}
 {{- $root := index . 0 }}
-{{- $image := index $root.Values.images (index . 1) }}
-{{- printf "%s/%s:%s" (default $root.Values.image.registry $image.registry) $image.repository (coalesce $image.tag $root.Values.image.tag $root.Chart.AppVersion) }}
+{{- $image := get $root.Values.images (index . 1) | default dict }}
+{{- printf "%s/%s:%s" (default $root.Values.image.registry $image.registry) (default (index . 1) $image.repository) (coalesce $image.tag $root.Values.image.tag $root.Chart.AppVersion) }}
 {{- end }}
 
 {{- define "edgemodel.serviceAccountName" -}}
