@@ -130,6 +130,12 @@ def report(model: Json, artifacts: list[Json], speed: float) -> None:
     print(f"perplexity        {quality['perplexity']}, unquantized {quality['baselinePerplexity']}")
     print(f"accuracy          {quality['accuracy']} of the unquantized model's")
     print(f"KL divergence     {quality['klDivergence']}, same top token {quality['topTokenAgreement']}")
+    if performance := status.get("performance"):
+        print(
+            f"in the Job        {performance['tokensPerSecond']} tokens a second, unquantized "
+            f"{performance['baselineTokensPerSecond']}: {performance['speedup']} times as fast, "
+            f"{float(performance['memorySaved']):.0%} less memory ({performance['engine']}, {performance['processor']})"
+        )
     if note:
         print(f"note              {note}")
 

@@ -150,7 +150,7 @@ def test_tinysawyer_becomes_an_artifact(job: Job, llamacpp: LlamaCpp) -> None:
     code, said, log = job.run(request)
     assert code == 0, log
     assert [line["step"] for line in log if line["message"] == "step"] == [
-        "Fetch", "Convert", "Calibrate", "Quantize", "Evaluate", "Publish",
+        "Fetch", "Convert", "Calibrate", "Quantize", "Evaluate", "Measure", "Publish",
     ]  # fmt: skip
     published = job.published(request.key)
     assert published
@@ -169,6 +169,14 @@ def test_tinysawyer_becomes_an_artifact(job: Job, llamacpp: LlamaCpp) -> None:
     assert header.metadata["general.file_type"] == SCHEMES["Q4_K_M"].ftype
     assert header.metadata["quantize.imatrix.chunks_count"] == 16
     assert published.manifest.tools["llama-cpp-python"]
+    performance = ArtifactStore(job.s3.config).read_performance(request.key)
+    assert performance
+    assert performance.engine == f"llama.cpp {published.manifest.tools['llama-cpp-python']}"
+    assert performance.processor
+    assert float(performance.tokens_per_second) > 1
+    speedup = float(performance.tokens_per_second) / float(performance.baseline_tokens_per_second)
+    assert float(performance.speedup) == pytest.approx(speedup, abs=0.02)
+    assert 10e6 < performance.memory_bytes < 1e9
 
     again, said_again, log = job.run(request)
     assert again == 0
@@ -232,7 +240,7 @@ def test_a_full_scratch_volume_is_told(job: Job, llamacpp: LlamaCpp) -> None:
 
 def test_a_job_that_is_killed_in_any_step_leaves_one_whole_artifact_or_none(job: Job, llamacpp: LlamaCpp) -> None:
     request = job.using(llamacpp).request("Q4_K_M")
-    for step in ("Fetch", "Convert", "Calibrate", "Quantize", "Evaluate", "Publish"):
+    for step in ("Fetch", "Convert", "Calibrate", "Quantize", "Evaluate", "Measure", "Publish"):
         with job.start(request) as running:
             assert running.stdout
             for line in running.stdout:

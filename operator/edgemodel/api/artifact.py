@@ -150,11 +150,35 @@ class QualityReport(ApiModel):
     """Digest of the held-out text."""
 
 
+class PerformanceReport(ApiModel):
+    """How fast and how large it is beside the unquantized model, in the same engine and in the same run: where the Job
+    ran, which is seldom where it serves. One request at a time."""
+
+    engine: ShortText
+    """The engine that was measured, and its version."""
+    processor: ShortText
+    """The processor that it ran on."""
+    threads: Count
+    """The threads that it had."""
+    tokens_per_second: Decimal
+    """Tokens a second of an answer."""
+    baseline_tokens_per_second: Decimal
+    """The unquantized model's."""
+    speedup: Decimal
+    """tokensPerSecond / baselineTokensPerSecond."""
+    memory_bytes: Bytes
+    """Most memory that the engine's process took."""
+    baseline_memory_bytes: Bytes
+    """The same with the unquantized model."""
+    memory_saved: Decimal
+    """1 - memoryBytes / baselineMemoryBytes."""
+
+
 class Progress(ApiModel):
     """How far the Job is."""
 
     step: Annotated[str, Field(max_length=32)]
-    """Fetch, Convert, Calibrate, Quantize, Evaluate or Publish."""
+    """Fetch, Convert, Calibrate, Quantize, Evaluate, Measure or Publish."""
     percent: Annotated[int, Field(ge=0, le=100)] = 0
     """Of this step."""
     bytes_done: Bytes = 0
@@ -218,6 +242,8 @@ class ModelArtifactStatus(ApiModel):
     """baselineBytes / bytes."""
     quality: QualityReport | None = None
     """The quality report."""
+    performance: PerformanceReport | None = None
+    """How fast and how large it is beside the unquantized model."""
     message: Text = ""
     """The latest news, for people."""
 

@@ -91,6 +91,8 @@ CUSTOM_RESOURCES = (
             Column("Bytes", ".status.bytes", "integer"),
             Column("Compression", ".status.compression"),
             Column("Accuracy", ".status.quality.accuracy"),
+            Column("Speedup", ".status.performance.speedup", priority=1),
+            Column("Memory Saved", ".status.performance.memorySaved", priority=1),
             Column("Source", ".spec.source.uri", priority=1),
             MESSAGE,
             AGE,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgemodel.api.artifact import QualityReport, ResolvedSource, Source
+from edgemodel.api.artifact import PerformanceReport, QualityReport, ResolvedSource, Source
 from edgemodel.api.base import (
     ApiModel,
     ArtifactKey,
@@ -132,6 +132,8 @@ class VariantStatus(ApiModel):
     """The artifact that the pods serve, or will."""
     quality: QualityReport | None = None
     """The artifact's quality report."""
+    performance: PerformanceReport | None = None
+    """How fast and how large the artifact is beside the unquantized model, where it was made."""
     replicas: ReplicaStatus = ReplicaStatus()
     """Its pods."""
     state: Annotated[str, Field(max_length=63)] = ""

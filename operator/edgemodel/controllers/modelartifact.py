@@ -3,7 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 
-from edgemodel.api.artifact import JobStatus, ModelArtifact, ModelArtifactStatus, Progress
+from edgemodel.api.artifact import JobStatus, ModelArtifact, ModelArtifactStatus, PerformanceReport, Progress
 from edgemodel.api.base import decimal
 from edgemodel.api.model import EdgeModel
 from edgemodel.api.runtime import EdgeRuntime, Scheme
@@ -33,6 +33,7 @@ class Scope:
     job: JobStatus | None
     progress: Progress | None = None
     published: Published | None = None
+    performance: PerformanceReport | None = None
     problem: Problem | None = None
     again: float | None = None
 
@@ -88,7 +89,7 @@ class ModelArtifactController:
                 scope.problem = Problem.stalling(stuck.reason, stuck.message)
                 return
             await self._context.ask_store(lambda: store.add_reference(key, self._owner(artifact)))
-            scope.published = await self._published(key)
+            await self._look_for(scope)
             if scope.published is None:
                 await self._start(scope, runtime, scheme, scope.job or JobStatus(name="", attempt=1))
             return
@@ -99,7 +100,7 @@ class ModelArtifactController:
                 scope.progress = await self._context.ask_store(lambda: store.read_progress(key))
                 scope.again = PROGRESS_SECONDS
             case Succeeded():
-                scope.published = await self._published(key)
+                await self._look_for(scope)
                 if scope.published is None:
                     scope.job = _for_good(scope.job)
                     scope.problem = Problem.stalling(
@@ -135,15 +136,15 @@ class ModelArtifactController:
         scope.job = attempt.model_copy(update={"name": wanted["metadata"]["name"]})
         scope.again = PROGRESS_SECONDS
 
-    async def _published(self, key: str) -> Published | None:
-        """The artifact in the store, if every byte of it is there."""
-        store = self._context.store
+    async def _look_for(self, scope: Scope) -> None:
+        """The artifact in the store, if every byte of it is there, and what was measured of it."""
+        store, key = self._context.store, scope.artifact.spec.key
 
-        def look() -> Published | None:
+        def look() -> tuple[Published | None, PerformanceReport | None]:
             found = store.read_manifest(key)
-            return found if found is not None and store.is_whole(found.manifest) else None
+            return (found, store.read_performance(key)) if found and store.is_whole(found.manifest) else (None, None)
 
-        return await self._context.ask_store(look)
+        scope.published, scope.performance = await self._context.ask_store(look)
 
     async def _finalize(self, artifact: ModelArtifact) -> None:
         """The Job first, so that nothing is written after it; then the store; then the record itself."""
@@ -191,6 +192,7 @@ class ModelArtifactController:
                     "baseline_bytes": baseline,
                     "compression": decimal(baseline / size if size else 0, 2),
                     "quality": manifest.quality,
+                    "performance": scope.performance,
                 }
             )
         before, after = find(artifact.status.conditions, "Ready"), find(status.conditions, "Ready")

@@ -132,6 +132,7 @@ def _variant_status(scope: ModelScope, variant: VariantScope, problem: Problem |
             key=variant.key, digest=artifact.digest if artifact else None, bytes=artifact.bytes if artifact else None
         )
         status["quality"] = artifact.quality if artifact else None
+        status["performance"] = artifact.performance if artifact else None
     if variant.workload is not None:
         status["replicas"] = replicas_of(variant.workload)
     return VariantStatus.model_validate(status, by_alias=True, by_name=True)

@@ -103,6 +103,9 @@ def _pinned(request: JobRequest) -> Source:
 
 def _publish(store: ArtifactStore, request: JobRequest, product: Product, reporter: Reporter) -> Published:
     step = reporter.step("Publish")
+    # Not in the manifest, for no two measurements are the same, and the manifests of the same artifact are to be.
+    if product.performance:
+        store.write_performance(request.key, product.performance)
     manifest = Manifest(
         key=request.key,
         format=product.format,

@@ -5,7 +5,6 @@ in a process of its own. All of them are of the one llama.cpp tree at LLAMACPP_H
 """
 
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -26,11 +25,12 @@ from edgemodel.pipeline.errors import (
     UnsupportedArchitectureError,
 )
 from edgemodel.pipeline.headers import UNQUANTIZED, read_gguf
+from edgemodel.pipeline.llamacpp_home import llamacpp_home
 from edgemodel.pipeline.llamacpp_schemes import SCHEMES
+from edgemodel.pipeline.measure import LLAMACPP, measure
 from edgemodel.pipeline.progress import Step
 from edgemodel.pipeline.toolchain import Product
 
-HOME = "/opt/llama.cpp"
 CALIBRATION_TOKENS = 8192
 ENTRYPOINT = "model.gguf"
 
@@ -57,7 +57,7 @@ class LlamaCpp:
     """Makes GGUF artifacts."""
 
     def __init__(self) -> None:
-        self._home = Path(os.environ.get("LLAMACPP_HOME") or HOME)
+        self._home = llamacpp_home()
         self._threads = threads()
 
     def check(self, recipe: Recipe) -> None:
@@ -89,13 +89,17 @@ class LlamaCpp:
         artifact.mkdir()
         model = self._quantize(full, artifact / ENTRYPOINT, recipe.scheme, imatrix, work, begin("Quantize"))
         quality = self._evaluate(full, model, context, work, begin("Evaluate")) if predicts else None
+        tools = {name: version(name) for name in ("llama-cpp-python", "transformers", "torch")}
+        engine = (LLAMACPP, tools["llama-cpp-python"])
+        performance = measure(*engine, model, full, self._threads, work, begin("Measure")) if predicts else None
         return Product(
             folder=artifact,
             entrypoint=ENTRYPOINT,
             format="gguf",
-            tools={name: version(name) for name in ("llama-cpp-python", "transformers", "torch")},
+            tools=tools,
             baseline_bytes=sum(part.stat().st_size for part in _parts(full)),
             quality=quality,
+            performance=performance,
         )
 
     def _convert(self, source: Path, resolved: ResolvedSource, work: Path, step: Step) -> Path:

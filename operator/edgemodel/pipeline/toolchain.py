@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
+from edgemodel.api.artifact import PerformanceReport, QualityReport, Recipe, ResolvedSource
 from edgemodel.pipeline.errors import InternalError
 from edgemodel.pipeline.progress import Step
 
@@ -27,6 +27,8 @@ class Product:
     """Size of the unquantized model in the same format."""
     quality: QualityReport | None
     """What it is worth beside the unquantized model. None for a model that predicts no tokens."""
+    performance: PerformanceReport | None = None
+    """How fast and how large it is beside the unquantized model."""
 
 
 class Toolchain(Protocol):
@@ -40,7 +42,7 @@ class Toolchain(Protocol):
     ) -> Product:
         """Makes the artifact of the model in the folder `source`, in and below the folder `work`.
 
-        `begin` is called with the name of each step (Convert, Calibrate, Quantize, Evaluate) that it takes.
+        `begin` is called with the name of each step (Convert, Calibrate, Quantize, Evaluate, Measure) that it takes.
         """
 
 

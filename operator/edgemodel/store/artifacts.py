@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from edgemodel.api.artifact import Progress
+from edgemodel.api.artifact import PerformanceReport, Progress
 from edgemodel.api.base import ApiModel, ArtifactKey, Sha256
 from edgemodel.store.client import Bucket
 from edgemodel.store.config import StoreConfig
@@ -144,7 +144,8 @@ class ArtifactStore:
             return Removed(artifact=False, blobs=frozenset())
         documents = [_manifest(key), *(entry.key for entry in self._bucket.below(_pendings(key)))]
         found = {document: data for document in documents if (data := self._bucket.get(document))}
-        if not earlier and not found and self._bucket.size(_progress(key)) is None:
+        beside = [_performance(key), _progress(key)]
+        if not earlier and not found and all(self._bucket.size(document) is None for document in beside):
             # An owner that saw its own removal late: nobody would come back for a marker that is left now.
             return Removed(artifact=True, blobs=frozenset())
         blobs = set(_parse_removal(earlier.data, marker).blobs) if earlier else set()
@@ -152,7 +153,7 @@ class ArtifactStore:
             # One that cannot be read would otherwise be there for ever, and keep every other removal from ending.
             with suppress(CorruptError):
                 blobs |= Manifest.parse(content.data, document).blobs().keys()
-        return self._sweep(key, owner, blobs, [*found, _progress(key)], unless=_references(key))
+        return self._sweep(key, owner, blobs, [*found, *beside], unless=_references(key))
 
     def write_progress(self, key: str, progress: Progress) -> None:
         """Tells how far the Job is."""
@@ -163,6 +164,18 @@ class ArtifactStore:
         document = self._bucket.get(_progress(key))
         try:
             return document and Progress.model_validate_json(document.data)
+        except ValidationError:
+            return None
+
+    def write_performance(self, key: str, performance: PerformanceReport) -> None:
+        """Keeps what was measured of the artifact. Written before it is published, so that who finds it finds this."""
+        self._bucket.put(_performance(key), performance.model_dump_json(by_alias=True).encode())
+
+    def read_performance(self, key: str) -> PerformanceReport | None:
+        """What was measured of the artifact; None where nothing readable is known."""
+        document = self._bucket.get(_performance(key))
+        try:
+            return document and PerformanceReport.model_validate_json(document.data)
         except ValidationError:
             return None
 
@@ -285,6 +298,10 @@ def _removal(key: str, owner: str) -> str:
 
 def _progress(key: str) -> str:
     return f"progress/{_KEY.validate_python(key)}.json"
+
+
+def _performance(key: str) -> str:
+    return f"performance/{_KEY.validate_python(key)}.json"
 
 
 def _blob(digest: str) -> str:

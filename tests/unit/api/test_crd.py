@@ -136,7 +136,10 @@ def test_defaults_of_a_hardware_class() -> None:
     ("kind", "expected"),
     [
         ("EdgeModel", "Ready Reason Variants Schemes Source* Endpoint* Message* Age"),
-        ("ModelArtifact", "Ready Reason Scheme Step Percent Bytes Compression Accuracy Source* Message* Age"),
+        (
+            "ModelArtifact",
+            "Ready Reason Scheme Step Percent Bytes Compression Accuracy Speedup* Memory Saved* Source* Message* Age",
+        ),
         ("EdgeRuntime", "Format Default Hardware Image* Age"),
         ("HardwareClass", "Priority Architectures Description Age"),
     ],

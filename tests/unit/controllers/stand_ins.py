@@ -9,7 +9,7 @@ import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from edgemodel.api.artifact import Progress
+from edgemodel.api.artifact import PerformanceReport, Progress
 from edgemodel.controllers.context import Context
 from edgemodel.controllers.edgemodel import EdgeModelController
 from edgemodel.controllers.modelartifact import ModelArtifactController
@@ -118,6 +118,7 @@ class StandInStore(ArtifactStore):
         self.published: Manifest | None = None
         self.whole = True
         self.progress: Progress | None = None
+        self.performance: PerformanceReport | None = None
         self.failure: StoreError | None = None
 
     def _ask(self) -> None:
@@ -138,6 +139,10 @@ class StandInStore(ArtifactStore):
     def read_progress(self, key: str) -> Progress | None:
         self._ask()
         return self.progress
+
+    def read_performance(self, key: str) -> PerformanceReport | None:
+        self._ask()
+        return self.performance
 
     def remove(self, key: str, owner: str) -> Removed:
         self._ask()

@@ -12,7 +12,7 @@ from edgemodel.engine.errors import Conflict, Forbidden
 from edgemodel.engine.objects import Object, Ref
 from edgemodel.store.errors import DeniedError, StoreError, TransientError
 from tests.unit.controllers.stand_ins import World, ago, manifest
-from tests.unit.core.samples import OTHER_DIGEST, model_artifact, published
+from tests.unit.core.samples import OTHER_DIGEST, model_artifact, performance, published
 
 KEY = model_artifact().spec.key
 SPEC = model_artifact().spec.dump()
@@ -114,12 +114,14 @@ def test_progress_of_a_running_job_is_seen() -> None:
 def test_record_is_what_was_published() -> None:
     found = started()
     found.store.published = manifest(KEY)
+    found.store.performance = performance()
     job_ended(found, "Complete")
     assert reconcile(found) is None
     status = found.one("ModelArtifact")["status"]
     assert (status["digest"], status["bytes"], status["entrypoint"]) == (OTHER_DIGEST, 100, "model.gguf")
     assert (status["baselineBytes"], status["compression"]) == (250, "2.50")
     assert status["quality"]["accuracy"] == "0.9812"
+    assert status["performance"]["speedup"] == "2.00"
     assert "progress" not in status
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from edgemodel.api.artifact import ModelArtifact, ModelFacts, QualityReport, Recipe, ResolvedSource
+from edgemodel.api.artifact import ModelArtifact, ModelFacts, PerformanceReport, QualityReport, Recipe, ResolvedSource
 from edgemodel.api.model import EdgeModel
 from edgemodel.api.runtime import EdgeRuntime, HardwareClass
 from edgemodel.core.hardware import NodeFacts, fleet_of
@@ -55,6 +55,15 @@ def resolved(**fields: Any) -> ResolvedSource:
 def recipe(**fields: Any) -> Recipe:
     """A recipe of llama.cpp."""
     return Recipe.model_validate({"toolchain": "llamacpp", "toolchainVersion": "b1", "scheme": "Q4_K_M"} | fields)
+
+
+def performance() -> PerformanceReport:
+    """A performance report."""
+    return PerformanceReport(
+        engine="llama.cpp 1", processor="a processor", threads=2,
+        tokens_per_second="20.0", baseline_tokens_per_second="10.0", speedup="2.00",
+        memory_bytes=300, baseline_memory_bytes=1000, memory_saved="0.70",
+    )  # fmt: skip
 
 
 def quality(accuracy: str = "0.9812") -> QualityReport:

@@ -14,6 +14,7 @@ from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.client import Bucket
 from edgemodel.store.errors import CorruptError, DeniedError, StoreConfigError, TransientError
 from tests.s3 import S3, SECRET_KEY, manifest_of
+from tests.unit.core.samples import performance
 
 KEY, OTHER = "a1" * 16, "b2" * 16
 SHARED = b"shared by both"
@@ -127,6 +128,15 @@ def test_manifest_of_another_key_is_corrupt(store: ArtifactStore, s3: S3, model:
     (place / KEY).rename(place / OTHER)
     with pytest.raises(CorruptError, match=f"is the manifest of {KEY}"):
         store.read_manifest(OTHER)
+
+
+def test_performance(store: ArtifactStore, s3: S3) -> None:
+    assert store.read_performance(KEY) is None
+    store.write_performance(KEY, performance())
+    assert store.read_performance(KEY) == performance()
+    store.remove(KEY, "me")
+    assert store.read_performance(KEY) is None
+    assert s3.keys() == set()
 
 
 def test_progress(store: ArtifactStore, s3: S3) -> None:
