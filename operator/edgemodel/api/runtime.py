@@ -24,6 +24,7 @@ Argument = Annotated[str, Field(max_length=1024)]
 ImageRef = Annotated[str, Field(min_length=1, max_length=512)]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[str, Field(max_length=63)]
+SourceFormat = Literal["safetensors", "gguf"]
 
 
 class Scheme(ApiModel):
@@ -53,6 +54,8 @@ class Pipeline(ApiModel):
     """The image whose entrypoint runs the pipeline."""
     toolchain: Name
     """The toolchain in it."""
+    sources: Annotated[list[SourceFormat], Field(min_length=1, max_length=2)] = ["safetensors", "gguf"]
+    """The formats of sources that it reads."""
     version: Annotated[str, Field(min_length=1, max_length=63)]
     """The toolchain's version. It is part of the artifact's key: a new version makes new artifacts."""
     calibration: Sha256 | None = None

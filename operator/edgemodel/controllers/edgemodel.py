@@ -83,7 +83,13 @@ class EdgeModelController:
     # Steps
 
     async def _decide(self, scope: ModelScope) -> None:
-        scope.variants = [VariantScope(decision) for decision in decide(scope.model.spec, self._context.landscape())]
+        scope.source = self._known_source(scope.model)
+        self._choose(scope)
+
+    def _choose(self, scope: ModelScope) -> None:
+        found = scope.source.format if scope.source else ""
+        decisions = decide(scope.model.spec, self._context.landscape(), found)
+        scope.variants = [VariantScope(decision) for decision in decisions]
 
     async def _observe_pods(self, scope: ModelScope) -> None:
         """What serves now: known before anything is written, so that the status says it also after an error."""
@@ -98,11 +104,13 @@ class EdgeModelController:
 
     async def _resolve_source(self, scope: ModelScope) -> float | None:
         model = scope.model
-        scope.source = self._known_source(model)
         pods = [pod for pod in self._children("Pod", model) if pod["metadata"]["labels"].get(ROLE_LABEL) == "resolve"]
         again = None
         if scope.source is None and any(isinstance(variant.decision, Choice) for variant in scope.variants):
             again, pods = await self._ask_resolver(scope, pods)
+            if scope.source is not None:  # and with it is known what runtimes must read
+                self._choose(scope)
+                await self._observe_pods(scope)
         for pod in pods if scope.source is None or scope.source == model.status.source else ():
             await self._context.applier.delete(Ref.of(pod))
         return again

@@ -74,12 +74,17 @@ def _preference(runtime: EdgeRuntime, hardware: str) -> int:
     return next((choice.preference for choice in runtime.spec.hardware if choice.hardware_class == hardware), -1)
 
 
-def _default_variants(spec: EdgeModelSpec, landscape: Landscape) -> Iterator[Variant]:
+def _can(runtime: EdgeRuntime, spec: EdgeModelSpec, source_format: str) -> bool:
+    """Whether a runtime does the task and reads the source; of a source that is not known yet, any may."""
+    return spec.task in runtime.spec.tasks and (not source_format or source_format in runtime.spec.pipeline.sources)
+
+
+def _default_variants(spec: EdgeModelSpec, landscape: Landscape, source_format: str) -> Iterator[Variant]:
     """One for each class that is, of those that a runtime serves, the best of some node."""
     served = {
         choice.hardware_class
         for runtime in landscape.runtimes.values()
-        if spec.task in runtime.spec.tasks
+        if _can(runtime, spec, source_format)
         for choice in runtime.spec.hardware
     }
     best = {name for classes in landscape.fleet.nodes for name in [name for name in classes if name in served][:1]}
@@ -91,7 +96,9 @@ def _variant_name(hardware: str) -> str:
     return hardware if len(hardware) <= 20 else f"{hardware[:13].rstrip('-')}-{short_hash(hardware, length=6)}"
 
 
-def _choose_runtime(spec: EdgeModelSpec, variant: Variant, landscape: Landscape) -> tuple[EdgeRuntime, str] | Problem:
+def _choose_runtime(
+    spec: EdgeModelSpec, variant: Variant, landscape: Landscape, source_format: str
+) -> tuple[EdgeRuntime, str] | Problem:
     known = landscape.runtimes
     if variant.runtime is not None:
         runtime = known.get(variant.runtime)
@@ -105,17 +112,24 @@ def _choose_runtime(spec: EdgeModelSpec, variant: Variant, landscape: Landscape)
                 "TaskNotSupported",
                 f"EdgeRuntime {variant.runtime!r} does not do {spec.task}; it does: {_names(runtime.spec.tasks)}",
             )
+        if not _can(runtime, spec, source_format):
+            return Problem.stalling(
+                "SourceNotSupported",
+                f"EdgeRuntime {variant.runtime!r} does not read {source_format}; it reads: "
+                f"{_names(runtime.spec.pipeline.sources)}",
+            )
         return runtime, f"runtime {variant.runtime} as asked"
     offers = sorted(
         (-choice.preference, runtime.metadata.name, choice.hardware_class)
         for runtime in known.values()
-        if spec.task in runtime.spec.tasks
+        if _can(runtime, spec, source_format)
         for choice in runtime.spec.hardware
         if variant.hardware in (None, choice.hardware_class)
     )
     if not offers:
+        what = f"{spec.task} of {source_format}" if source_format else spec.task
         where = f" on {variant.hardware}" if variant.hardware else ""
-        return Problem.stalling("NoRuntime", f"no EdgeRuntime does {spec.task}{where}; there are: {_names(known)}")
+        return Problem.stalling("NoRuntime", f"no EdgeRuntime does {what}{where}; there are: {_names(known)}")
     there = [offer for offer in offers if variant.hardware or landscape.fleet.any_rank.get(offer[2])]
     if not there:
         return Problem.waiting(
@@ -169,12 +183,12 @@ def _choose_scheme(runtime: EdgeRuntime, variant: Variant) -> tuple[Scheme, str]
     return scheme, f"scheme {scheme.name} as asked"
 
 
-def _decide(spec: EdgeModelSpec, variant: Variant, landscape: Landscape) -> Decision:
+def _decide(spec: EdgeModelSpec, variant: Variant, landscape: Landscape, source_format: str) -> Decision:
     if variant.hardware is not None and variant.hardware not in landscape.classes:
         known = _names(landscape.classes)
         unknown = f"there is no HardwareClass {variant.hardware!r}; there are: {known}"
         return Undecided(variant, Problem.stalling("UnknownHardware", unknown))
-    runtime = _choose_runtime(spec, variant, landscape)
+    runtime = _choose_runtime(spec, variant, landscape, source_format)
     if isinstance(runtime, Problem):
         return Undecided(variant, runtime)
     hardware = _choose_hardware(runtime[0], variant, landscape)
@@ -188,12 +202,14 @@ def _decide(spec: EdgeModelSpec, variant: Variant, landscape: Landscape) -> Deci
     return Choice(variant, runtime[0], hardware[0], tolerations, scheme[0], why)
 
 
-def decide(spec: EdgeModelSpec, landscape: Landscape) -> list[Decision]:
-    """A decision for each variant, in the order of the spec."""
-    variants = spec.variants if spec.variants is not None else list(_default_variants(spec, landscape))
-    return [_decide(spec, variant, landscape) for variant in variants]
+def decide(spec: EdgeModelSpec, landscape: Landscape, source_format: str = "") -> list[Decision]:
+    """A decision for each variant, in the order of the spec. The format is empty while the source is not resolved."""
+    default = _default_variants(spec, landscape, source_format)
+    variants = spec.variants if spec.variants is not None else list(default)
+    return [_decide(spec, variant, landscape, source_format) for variant in variants]
 
 
 def wanted_keys(spec: EdgeModelSpec, resolved: ResolvedSource, landscape: Landscape) -> set[str]:
     """Keys of the artifacts that an EdgeModel wants."""
-    return {decision.key(resolved) for decision in decide(spec, landscape) if isinstance(decision, Choice)}
+    decisions = decide(spec, landscape, resolved.format)
+    return {decision.key(resolved) for decision in decisions if isinstance(decision, Choice)}

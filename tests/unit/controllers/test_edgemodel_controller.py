@@ -10,7 +10,7 @@ from edgemodel.core.keys import artifact_key
 from edgemodel.engine.errors import Conflict, Forbidden, Invalid
 from edgemodel.engine.objects import Key, Object
 from tests.unit.controllers.stand_ins import NAMESPACE, World, ago
-from tests.unit.core.samples import URI, published, recipe, resolved
+from tests.unit.core.samples import URI, published, recipe, resolved, runtime
 
 SPEC: Object = {"source": {"uri": URI, "revision": "main"}, "variants": [{"name": "cpu", "hardware": "x86-64"}]}
 KEY = artifact_key(resolved(), recipe())
@@ -386,3 +386,15 @@ def test_event_is_told_only_when_the_reason_changes() -> None:
     found.change("Deployment", "m-cpu", status={"observedGeneration": 1, "replicas": 2, "updatedReplicas": 1})
     reconcile(found)
     assert found.writes() == ["status EdgeModel m"]
+
+
+def test_the_answer_decides_which_runtimes_can_read_the_source() -> None:
+    found = world()
+    spec = runtime("openvino", {"x86-64": 300}).spec.dump()
+    found.put("EdgeRuntime", spec | {"pipeline": spec["pipeline"] | {"sources": ["safetensors"]}}, name="openvino")
+    reconcile(found)
+    assert found.one("EdgeModel")["status"]["variants"][0]["runtime"] == "openvino"
+    found.change("Pod", resolver(found), status=ended(0, json.dumps(resolved().dump() | {"format": "gguf"})))
+    reconcile(found)
+    assert found.one("ModelArtifact")["spec"]["runtime"] == "llamacpp"
+    assert found.one("EdgeModel")["status"]["variants"][0]["runtime"] == "llamacpp"

@@ -26,8 +26,10 @@ GPU_NODE = NodeFacts("g", "amd64", "linux", {}, {"nvidia.com/gpu": "1"})
 MIXED = landscape((CPU, CUDA), (X86, ARM, GPU), (node("a"), node("b", arch="arm64"), GPU_NODE))
 
 
-def one(variant: dict[str, object], offered: Landscape, task: str = "TextGeneration") -> Choice | Undecided:
-    (decision,) = decide(edge_model({"name": "v"} | variant, task=task).spec, offered)
+def one(
+    variant: dict[str, object], offered: Landscape, task: str = "TextGeneration", source: str = ""
+) -> Choice | Undecided:
+    (decision,) = decide(edge_model({"name": "v"} | variant, task=task).spec, offered, source)
     return decision
 
 
@@ -204,3 +206,31 @@ def test_wanted_keys_are_those_of_the_decided_variants() -> None:
 def test_same_recipe_on_other_hardware_is_the_same_artifact() -> None:
     spec = edge_model({"name": "a", "hardware": "arm64"}, {"name": "x", "hardware": "x86-64"}).spec
     assert len(wanted_keys(spec, resolved(), MIXED)) == 1
+
+
+PIPELINE = {"image": "registry.example/pipeline:1", "toolchain": "openvino", "version": "1", "sources": ["safetensors"]}
+SAFETENSORS_ONLY = runtime("openvino", {"x86-64": 300}, pipeline=PIPELINE)
+READERS = landscape((CPU, SAFETENSORS_ONLY), (X86,), (node(),))
+
+
+@pytest.mark.parametrize(("source", "expected"), [("", "openvino"), ("safetensors", "openvino"), ("gguf", "llamacpp")])
+def test_a_runtime_must_read_the_source(source: str, expected: str) -> None:
+    found = one({}, READERS, source=source)
+    assert isinstance(found, Choice)
+    assert found.runtime.metadata.name == expected
+    (default,) = decide(edge_model().spec, READERS, source)
+    assert isinstance(default, Choice)
+    assert default.runtime.metadata.name == expected
+
+
+def test_a_runtime_that_is_asked_for_and_cannot_read_the_source_is_said_so() -> None:
+    found = one({"runtime": "openvino"}, READERS, source="gguf")
+    assert isinstance(found, Undecided)
+    assert (found.problem.reason, found.problem.policy) == ("SourceNotSupported", "stalling")
+    assert "does not read gguf; it reads: safetensors" in found.problem.message
+
+
+def test_no_runtime_reads_the_source() -> None:
+    found = one({}, landscape((SAFETENSORS_ONLY,), (X86,), (node(),)), source="gguf")
+    assert isinstance(found, Undecided)
+    assert "no EdgeRuntime does TextGeneration of gguf" in found.problem.message
