@@ -390,8 +390,9 @@ def test_event_is_told_only_when_the_reason_changes() -> None:
 
 def test_the_answer_decides_which_runtimes_can_read_the_source() -> None:
     found = world()
-    spec = runtime("openvino", {"x86-64": 300}).spec.dump()
-    found.put("EdgeRuntime", spec | {"pipeline": spec["pipeline"] | {"sources": ["safetensors"]}}, name="openvino")
+    spec: Object = runtime("openvino", {"x86-64": 300}).spec.dump()
+    spec["pipeline"]["sources"] = ["safetensors"]
+    found.put("EdgeRuntime", spec, name="openvino")
     reconcile(found)
     assert found.one("EdgeModel")["status"]["variants"][0]["runtime"] == "openvino"
     found.change("Pod", resolver(found), status=ended(0, json.dumps(resolved().dump() | {"format": "gguf"})))
