@@ -3,14 +3,21 @@
 from contextlib import suppress
 from dataclasses import dataclass
 
-from edgemodel.api.artifact import JobStatus, ModelArtifact, ModelArtifactStatus, PerformanceReport, Progress
+from edgemodel.api.artifact import (
+    JobStatus,
+    ModelArtifact,
+    ModelArtifactStatus,
+    PerformanceReport,
+    Progress,
+    ResolvedSource,
+)
 from edgemodel.api.base import decimal
 from edgemodel.api.model import EdgeModel
 from edgemodel.api.runtime import EdgeRuntime, Scheme
 from edgemodel.controllers.context import Context, EventType, api_problem, now, store_problem, timestamp
 from edgemodel.controllers.resources import BY_ARTIFACT, BY_SOURCE
 from edgemodel.core.conditions import conditions, find, is_ready, stalled
-from edgemodel.core.keys import source_request
+from edgemodel.core.keys import answered_request, source_request
 from edgemodel.core.making import Failed, Running, Succeeded, next_attempt, outcome, seconds_until
 from edgemodel.core.objects import ATTEMPT_LABEL, MEMORY_ATTEMPT_LABEL, STORE_FINALIZER, quantization_job
 from edgemodel.core.plan import wanted_keys
@@ -213,15 +220,16 @@ class ModelArtifactController:
             return True
         if any(pod["status"].get("phase") not in ("Failed", "Succeeded") for pod in self._pods(artifact, None)):
             return True
-        landscape, request = self._context.landscape(), source_request(artifact.spec.source)
-        for ref in cache.by_index("EdgeModel", BY_SOURCE, f"{namespace}/{artifact.spec.source.uri}"):
-            found = cache.get(*ref)
-            if found is None or "deletionTimestamp" in found["metadata"]:
+        refs = {
+            *cache.by_index("EdgeModel", BY_SOURCE, f"{namespace}/{artifact.spec.source.uri}"),
+            *cache.by_index("EdgeModel", BY_ARTIFACT, f"{namespace}/{artifact.spec.key}"),
+        }
+        for found in filter(None, (cache.get(*ref) for ref in refs)):
+            if "deletionTimestamp" in found["metadata"]:
                 continue
             model = EdgeModel.model_validate(found)
-            if source_request(model.spec.source) != request:
-                continue
-            if artifact.spec.key in wanted_keys(model.spec, artifact.spec.resolved, landscape):
+            source = _source_of(model, artifact)
+            if source and artifact.spec.key in wanted_keys(model.spec, source, self._context.landscape()):
                 return True
         return False
 
@@ -243,6 +251,15 @@ class ModelArtifactController:
     def _owner(self, artifact: ModelArtifact) -> str:
         """Who refers to the artifact, in a store that several clusters and namespaces share."""
         return f"{self._context.settings.owner}.{artifact.metadata.namespace}"
+
+
+def _source_of(model: EdgeModel, artifact: ModelArtifact) -> ResolvedSource | None:
+    """What an EdgeModel reads, as far as that is known: the artifact's source, or its own that may hold the same."""
+    request = source_request(model.spec.source)
+    if request == source_request(artifact.spec.source):
+        return artifact.spec.resolved
+    own = model.status.source
+    return own if own is not None and answered_request(own) == request else None
 
 
 def _job_status(job: Object) -> JobStatus:

@@ -29,7 +29,7 @@ OURS = "app.kubernetes.io/managed-by=edgemodel"
 BY_MODEL = "model"
 """Index of children: by `NAMESPACE/EDGEMODEL`."""
 BY_ARTIFACT = "artifact"
-"""Index of Jobs, pods and workloads: by `NAMESPACE/KEY`."""
+"""Index of Jobs, pods, workloads and, by their status, EdgeModels: by `NAMESPACE/KEY`."""
 BY_NODE = "node"
 """Index of the probe's pods: by `NAMESPACE/NODE`."""
 BY_SOURCE = "source"
@@ -69,6 +69,16 @@ def _by_served_artifact(obj: Object) -> list[str]:
 
 def _by_node(obj: Object) -> list[str]:
     return _index(obj, obj.get("spec", {}).get("nodeName", ""))
+
+
+def _by_wanted_artifacts(obj: Object) -> list[str]:
+    return [name for key in _wanted_artifacts(obj) for name in _index(obj, key)]
+
+
+def _wanted_artifacts(model: Object) -> list[str]:
+    """The keys in an EdgeModel's status."""
+    variants = model.get("status", {}).get("variants", ())
+    return [variant["artifact"]["key"] for variant in variants if variant.get("artifact")]
 
 
 def _by_source(obj: Object) -> list[str]:
@@ -140,7 +150,7 @@ class Watches:
         """Set once the cache is made from `all`."""
         self._landscape_changed = landscape_changed
         self.all = (
-            Watch(EDGE_MODEL, self._model, indices={BY_SOURCE: _by_source}),
+            Watch(EDGE_MODEL, self._model, indices={BY_SOURCE: _by_source, BY_ARTIFACT: _by_wanted_artifacts}),
             Watch(MODEL_ARTIFACT, self._artifact, indices={BY_SOURCE: _by_source}),
             Watch(EDGE_RUNTIME, self._landscape),
             Watch(HARDWARE_CLASS, self._landscape),
@@ -164,13 +174,15 @@ class Watches:
         yield model_key(namespace, obj["metadata"]["name"])
         for found in self._indexed("ModelArtifact", BY_SOURCE, _by_source(obj)):
             yield artifact_key(*found)
-        for variant in obj.get("status", {}).get("variants", ()):
-            if variant.get("artifact"):
-                yield artifact_key(namespace, variant["artifact"]["key"])
+        for key in _wanted_artifacts(obj):
+            yield artifact_key(namespace, key)
 
     def _artifact(self, obj: Object) -> Iterable[Key]:
+        """Also EdgeModels that want it, or may: of the same source, or of one that holds the same files."""
         yield artifact_key(obj["metadata"]["namespace"], obj["metadata"]["name"])
         for found in self._indexed("EdgeModel", BY_SOURCE, _by_source(obj)):
+            yield model_key(*found)
+        for found in self._indexed("EdgeModel", BY_ARTIFACT, _index(obj, obj["metadata"]["name"])):
             yield model_key(*found)
 
     def _workload(self, obj: Object) -> Iterable[Key]:

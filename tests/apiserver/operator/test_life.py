@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.apiserver.operator.world import Place, World, condition, edge_model, is_settled, wait
-from tests.cluster_stand_in import Obj, Runs, answers, publishes
+from tests.cluster_stand_in import Ends, Obj, Runs, answers, publishes, resolved
 from tests.kstatus import kstatus
 
 CHILDREN = ("ModelArtifact", "Pod", "Job", "Deployment", "DaemonSet", "Service")
@@ -154,6 +154,26 @@ def test_two_that_want_the_same_share_it(world: World, place: Place) -> None:
     assert calm(place) == 0
     assert len(place.all("ModelArtifact")) == 1
     assert any("blobs" in key for key in stored(place))
+    world.delete(second)
+    wait("nothing left", lambda: gone(place))
+    assert len(started(place, "Job")) == 1
+
+
+def test_two_that_read_the_same_files_in_different_places_share_it(world: World, place: Place) -> None:
+    """The key of an artifact is of what the source holds, not of where it is: who comes second is told, too."""
+    answer = Ends(resolved("the same files").model_dump_json(by_alias=True, exclude_none=True))
+    world.behave(place.namespace, resolver=lambda _: answer, job=lambda _: Runs())
+    world.apply(edge_model("model", place.namespace))
+    wait("a Job", lambda: len(started(place, "Job")) == 1)
+    world.apply(edge_model("copy", place.namespace, source={"uri": "s3://bucket/the-same-files"}))
+    wait("both wait for it", lambda: is_settled(place.get("EdgeModel", "copy"), "Reconciling", "MakingArtifact"))
+    world.behave(place.namespace, resolver=lambda _: answer, job=publishes)
+    first, second = ready(place), ready(place, "copy")
+    assert len(started(place, "Job")) == len(place.all("ModelArtifact")) == 1
+    world.delete(first)
+    wait("its children gone", lambda: [item["metadata"]["name"] for item in place.all("Deployment")] == ["copy-cpu"])
+    assert calm(place) == 0
+    assert len(place.all("ModelArtifact")) == 1
     world.delete(second)
     wait("nothing left", lambda: gone(place))
     assert len(started(place, "Job")) == 1

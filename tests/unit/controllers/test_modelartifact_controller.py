@@ -17,6 +17,7 @@ from tests.unit.core.samples import OTHER_DIGEST, model_artifact, performance, p
 KEY = model_artifact().spec.key
 SPEC = model_artifact().spec.dump()
 MODEL: Object = {"source": SPEC["source"], "variants": [{"name": "cpu"}]}
+COPY = "s3://bucket/the-same-files"
 FINALIZER = "edgemodel.dev/store"
 FIRST, SECOND, THIRD = (f"quantize-{KEY}-{attempt}" for attempt in (1, 2, 3))
 
@@ -342,6 +343,24 @@ def test_artifact_is_wanted_by_a_model_of(name: str, spec: Object, wanted: bool)
     found = world()
     changed = {field: value for field, value in (MODEL | spec).items() if value is not None}
     found.change("EdgeModel", "m", spec=changed)
+    reconcile(found)
+    assert (f"delete ModelArtifact {KEY}" not in found.writes()) is wanted, name
+
+
+@pytest.mark.parametrize(
+    ("name", "uri", "digest", "wanted"),
+    [
+        ("the same files elsewhere", COPY, model_artifact().spec.resolved.digest, True),
+        ("other files elsewhere", COPY, OTHER_DIGEST, False),
+        ("the same files where it read before", "s3://bucket/before", model_artifact().spec.resolved.digest, False),
+    ],
+)
+def test_artifact_is_wanted_by_a_model_that_reads(name: str, uri: str, digest: str, wanted: bool) -> None:
+    found = world()
+    found.lose("EdgeModel", "m")
+    source = model_artifact().spec.resolved.dump() | {"digest": digest, "uri": uri}
+    status = {"source": source, "variants": [{"name": "cpu", "artifact": {"key": KEY}}]}
+    found.put("EdgeModel", MODEL | {"source": {"uri": COPY}}, name="copy", status=status)
     reconcile(found)
     assert (f"delete ModelArtifact {KEY}" not in found.writes()) is wanted, name
 

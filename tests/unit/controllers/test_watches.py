@@ -13,6 +13,7 @@ from tests.unit.core.samples import SETTINGS, model_artifact
 KEY = model_artifact().spec.key
 SPEC = model_artifact().spec.dump()
 MODEL = {"source": SPEC["source"], "variants": [{"name": "cpu"}]}
+COPY = MODEL | {"source": {"uri": "s3://bucket/the-same-files"}}
 OTHER = {"source": {"uri": "hf://other/model"}}
 OURS = {"app.kubernetes.io/managed-by": "edgemodel"}
 OF_MODEL = OURS | {"edgemodel.dev/model": "m"}
@@ -20,15 +21,17 @@ OF_ARTIFACT = OURS | {"edgemodel.dev/artifact": KEY}
 SERVING: Object = {"template": {"metadata": {"labels": OF_MODEL | OF_ARTIFACT}}, "replicas": 0}
 
 M = Key(MODEL_CONTROLLER, NAMESPACE, "m")
+COPY_M = Key(MODEL_CONTROLLER, NAMESPACE, "copy")
 OTHER_M = Key(MODEL_CONTROLLER, NAMESPACE, "other")
 A = Key(ARTIFACT_CONTROLLER, NAMESPACE, KEY)
 N = Key(NODE_CONTROLLER, "", "n1")
 
 
 def world() -> World:
-    """Two EdgeModels, of which one wants the artifact."""
+    """Three EdgeModels, of which two want the artifact; one of these reads the same files elsewhere."""
     found = World()
     found.put("EdgeModel", MODEL, name="m", status={"variants": [{"name": "cpu", "artifact": {"key": KEY}}]})
+    found.put("EdgeModel", COPY, name="copy", status={"variants": [{"name": "cpu", "artifact": {"key": KEY}}]})
     found.put("EdgeModel", OTHER, name="other", status={})
     found.put("ModelArtifact", SPEC, name=KEY, status={})
     found.put("Deployment", SERVING, name="m-cpu", labels=OF_MODEL, status={})
@@ -45,17 +48,18 @@ def world() -> World:
     ("kind", "name", "expected"),
     [
         ("EdgeModel", "m", {M, A}),
+        ("EdgeModel", "copy", {COPY_M, A}),
         ("EdgeModel", "other", {OTHER_M}),
-        ("ModelArtifact", KEY, {A, M}),
+        ("ModelArtifact", KEY, {A, M, COPY_M}),
         ("Deployment", "m-cpu", {M, A}),
         ("DaemonSet", "m-cpu", {M, A}),
         ("Pod", "serve", {M, A}),
         ("Pod", "resolve", {M}),
         ("Job", "quantize", {A}),
         ("Service", "m", {M}),
-        ("EdgeRuntime", "llamacpp", {M, OTHER_M, A}),
-        ("HardwareClass", "x86-64", {M, OTHER_M, N}),
-        ("Node", "n1", {M, OTHER_M, N}),
+        ("EdgeRuntime", "llamacpp", {M, COPY_M, OTHER_M, A}),
+        ("HardwareClass", "x86-64", {M, COPY_M, OTHER_M, N}),
+        ("Node", "n1", {M, COPY_M, OTHER_M, N}),
     ],
 )
 def test_object_that_goes_wakes(kind: str, name: str, expected: set[Key]) -> None:
