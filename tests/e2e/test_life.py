@@ -116,6 +116,8 @@ def test_a_new_scheme_is_rolled_out_while_no_request_fails(edge: Edge) -> None:
     edge.delete("pod", "client")
     assert said["failed"] == []
     assert said["answered"] > 20
+    selector = "edgemodel.dev/model=life,edgemodel.dev/role=serve"
+    edge.wait("the old pod has ended", lambda: len(edge.list("pods", selector=selector)) == 1, 120)
 
     edge.wait("the old artifact is gone", lambda: old not in {each["metadata"]["name"] for each in edge.list("ma")})
     assert not [key for key in edge.blobs() if old in key]
