@@ -141,7 +141,13 @@ class Edge:
     @contextmanager
     def openai(self, name: str, namespace: str = NAMESPACE) -> Iterator[OpenAI]:
         """The official client, on the model's Service."""
-        with self.deployed.forwarded(namespace, f"service/{name}", 80) as port:
+        with self.openai_at(f"service/{name}", 80, namespace) as client:
+            yield client
+
+    @contextmanager
+    def openai_at(self, target: str, port: int, namespace: str = NAMESPACE) -> Iterator[OpenAI]:
+        """The official client, on a Service or a pod."""
+        with self.deployed.forwarded(namespace, target, port) as port:
             client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
             with client:
                 yield client

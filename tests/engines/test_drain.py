@@ -62,8 +62,19 @@ def test_no_request_fails_when_a_server_that_is_asked_all_the_time_goes(
     llamacpp: LlamaCpp, model: Path, tmp_path: Path
 ) -> None:
     (port,) = free_ports(1)
-    command = ["--model", model, "--host", "127.0.0.1", "--port", str(port), "--ctx-size", "512", "--parallel", "2"]
-    program = llamacpp.home / "bin" / "llama-server"
+    command = [
+        "--model",
+        str(model),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--ctx-size",
+        "512",
+        "--parallel",
+        "2",
+    ]
+    program = str(llamacpp.home / "bin" / "llama-server")
     with (tmp_path / "log").open("wb") as log, subprocess.Popen([program, *command], stdout=log, stderr=log) as server:
         try:
             _wait_until_it_answers(port)

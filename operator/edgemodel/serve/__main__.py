@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import uvicorn
-
 from edgemodel.serve.app import Front
 from edgemodel.serve.batcher import Batcher
 from edgemodel.serve.engine import EngineSettings, engine_maker
+from edgemodel.serve.server import GracefulServer
 
 _log = logging.getLogger(__name__)
 _WAITING = 64
@@ -53,15 +52,11 @@ def main() -> int:
         server.should_exit = True
 
     front = Front(os.environ.get("MODEL_NAME", "model"), settings.context_length, batcher, stop)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            front.app,
-            host=os.environ.get("HOST", "0.0.0.0"),  # noqa: S104 - a pod's only way to be reached
-            port=int(os.environ.get("PORT", "8080")),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=int(os.environ.get("DRAIN_SECONDS", "120")),
-        )
+    server = GracefulServer(
+        front.app,
+        host=os.environ.get("HOST", "0.0.0.0"),  # noqa: S104 - a pod's only way to be reached
+        port=int(os.environ.get("PORT", "8080")),
+        drain_seconds=int(os.environ.get("DRAIN_SECONDS", "120")),
     )
     server.run()
     return 1 if batcher.failure or not server.started else 0

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-import uvicorn
 from openai import OpenAI
 
 from edgemodel.serve.app import Front
 from edgemodel.serve.batcher import Batcher
 from edgemodel.serve.engine import Finish, NoChatTemplateError, Output, Sampling, Token
+from edgemodel.serve.server import GracefulServer
 from hack.cluster.controlplane import free_ports
 
 
@@ -81,7 +81,7 @@ class Running:
     port: int
     engine: StandIn
     front: Front
-    server: uvicorn.Server
+    server: GracefulServer
     batcher: Batcher
 
     @property
@@ -107,8 +107,7 @@ def serving(engine: StandIn, parallel: int = 4, waiting: int = 64, context_lengt
     (port,) = free_ports(1)
     batcher = Batcher(lambda: engine, parallel, waiting)
     front = Front("tiny", context_length, batcher, lambda: setattr(server, "should_exit", True))
-    config = uvicorn.Config(front.app, "127.0.0.1", port, log_level="warning", timeout_graceful_shutdown=10)
-    server = uvicorn.Server(config)
+    server = GracefulServer(front.app, "127.0.0.1", port, drain_seconds=10)
     thread = threading.Thread(target=partial(asyncio.run, server.serve()))
     thread.start()
     running = Running(port, engine, front, server, batcher)

@@ -1,4 +1,6 @@
+import http.client
 import json
+import signal
 import socket
 import threading
 import time
@@ -218,6 +220,28 @@ def test_what_was_begun_is_answered_before_the_end() -> None:
         running.wait(lambda: running.batcher.running == 1)
         running.server.should_exit = True
         assert len(answer.result().choices[0].text) > 30
+        running.wait(lambda: running.engine.closed)
+
+
+def test_clients_that_keep_their_connections_are_asked_to_leave() -> None:
+    """One request after the other, while the server is told to go: none fails, and the last answer says so."""
+    with serving(StandIn(text="a")) as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port)
+        idle = http.client.HTTPConnection("127.0.0.1", running.port)
+        idle.request("GET", "/health")
+        idle.getresponse().read()
+        for number in range(50):
+            if number == 20:
+                running.server.handle_exit(signal.SIGTERM, None)
+            connection.request("POST", "/v1/completions", '{"prompt": "x"}')
+            answer = connection.getresponse()
+            assert answer.status == 200
+            answer.read()
+            if answer.getheader("Connection") == "close":
+                break
+        assert number >= 20
+        idle.request("GET", "/health")
+        assert idle.getresponse().getheader("Connection") == "close"
         running.wait(lambda: running.engine.closed)
 
 
