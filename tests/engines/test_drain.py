@@ -97,7 +97,7 @@ def test_no_request_fails_when_a_server_that_is_asked_all_the_time_goes(
             server.kill()
 
 
-def test_a_server_that_nobody_asks_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_server_that_nobody_asks_is_not_waited_for() -> None:
     (port,) = free_ports(1)
     began = time.monotonic()
     subprocess.run([DRAIN], env=os.environ | {"PORT": str(port), "DRAIN_SECONDS": "60"}, check=True)

@@ -29,8 +29,11 @@ LLAMACPP = "llama.cpp"
 """The one engine that is a program."""
 _ROUNDS = 2
 """Each model is measured so often, in turns; what is fastest counts, for a machine only ever makes things slower."""
+_PROMPT_TOKENS = 16
 _TOKENS = 64
-_ANSWERS = 8
+_ANSWERS = 4
+_SECONDS = 30.0
+"""What a measurement may take, the model's loading aside."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +97,22 @@ def _engine(name: str, path: Path, threads: int) -> Measurement:
 
 def _speeds(engine: TextEngine) -> Iterator[float]:
     paragraphs = [part for part in texts.held_out_text().decode().split("\n\n") if len(part) > 100][:_ANSWERS]
+    started = time.perf_counter()
     for number, paragraph in enumerate(paragraphs):
         # One that is drawn ends less soon than the likeliest.
-        prompt = engine.encode(paragraph, special=True)[:_TOKENS]
+        prompt = engine.encode(paragraph, special=True)[:_PROMPT_TOKENS]
         engine.add(number, prompt, Sampling(max_tokens=_TOKENS, seed=number))
         began, count, finish = 0.0, 0, None
-        while finish is None:
+        while finish is None and time.perf_counter() - started < _SECONDS:
             for output in engine.step():
                 began = began or time.perf_counter()
                 count += len(output.tokens)
                 finish = output.finish
         if count > 1:
             yield (count - 1) / (time.perf_counter() - began)
+        if finish is None:  # the time is up
+            engine.cancel(number)
+            return
 
 
 def _llama_bench(path: Path, threads: int) -> Measurement:

@@ -30,8 +30,7 @@ class Pretrained:
             raise SourceUnsupportedError(
                 f"this toolchain reads safetensors, not {resolved.format}: name the model's safetensors repository"
             )
-        (found,) = sorted(folder.rglob("config.json"))[:1]
-        return cls(found.parent, json.loads(found.read_text()))
+        return cls(folder, json.loads((folder / "config.json").read_text()))
 
     @property
     def context_length(self) -> int:

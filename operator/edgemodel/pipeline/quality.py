@@ -4,7 +4,7 @@ Measured as llama.cpp's `llama-perplexity --kl-divergence` does, so that the fig
 the text in windows, of each the second half scored, where the model has seen enough to go by.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +38,9 @@ def remember(predict: Predict, texts: Sequence[Sequence[int]], path: Path, repor
     losses: list[float] = []
     with path.open("wb") as stream:
         for number, window in enumerate(texts, 1):
-            first = _first(window)
-            found = _log_softmax(predict(window)[first:-1])
-            losses.extend(-_of(found, window[first + 1 :]))
-            stream.write(found.astype(np.float16).tobytes())
+            for found, following in _scored(predict, window):
+                losses.append(-found[following])
+                stream.write(found.astype(np.float16).tobytes())
             report(number / len(texts))
     return _perplexity(losses)
 
@@ -55,13 +54,11 @@ def compare(
     agreed = 0
     with path.open("rb") as stream:
         for number, window in enumerate(texts, 1):
-            first = _first(window)
-            found = _log_softmax(predict(window)[first:-1])
-            raw = stream.read(2 * found.size)
-            expected = np.frombuffer(raw, np.float16).reshape(found.shape).astype(np.float64)
-            losses.extend(-_of(found, window[first + 1 :]))
-            divergences.extend((np.exp(expected) * (expected - found)).sum(axis=-1))
-            agreed += int((expected.argmax(axis=-1) == found.argmax(axis=-1)).sum())
+            for found, following in _scored(predict, window):
+                expected = np.frombuffer(stream.read(2 * found.size), np.float16).astype(np.float64)
+                losses.append(-found[following])
+                divergences.append(float((np.exp(expected) * (expected - found)).sum()))
+                agreed += int(expected.argmax() == found.argmax())
             report(number / len(texts))
     perplexity = _perplexity(losses)
     return QualityReport(
@@ -75,20 +72,19 @@ def compare(
     )
 
 
-def _first(window: Sequence[int]) -> int:
-    """The first position whose prediction is scored."""
-    return len(window) // 2
+def _scored(predict: Predict, window: Sequence[int]) -> Iterator[tuple[NDArray[np.float64], int]]:
+    """The log-probabilities at each scored position, and the token that follows. One position at a time: a large
+    vocabulary's logits of a window are enough to hold."""
+    first = len(window) // 2
+    logits = predict(window)
+    for position in range(first, len(window) - 1):
+        yield _log_softmax(logits[position]), window[position + 1]
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    shifted = logits.astype(np.float64) - logits.max()
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
     return result
-
-
-def _of(log_probabilities: NDArray[np.float64], tokens: Sequence[int]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = log_probabilities[np.arange(len(tokens)), np.asarray(tokens)]
-    return found
 
 
 def _perplexity(losses: Sequence[float]) -> float:

@@ -77,6 +77,9 @@ class Front:
             text = self._engine.chat_prompt([message.model_dump() for message in asked.messages])
         except NoChatTemplateError as error:
             raise ApiError(400, f"{error}: use /v1/completions") from None
+        except Exception as error:  # a template is the model's, and may raise what it likes
+            _log.info("the chat template refuses a request", exc_info=error)
+            raise ApiError(400, f"the model's chat template refuses these messages: {error}"[:1000]) from None
         prompt = self._engine.encode(text, special=False)
         most = asked.max_completion_tokens or asked.max_tokens
         reply = ChatReply(self._model, self._word, bool(asked.logprobs))

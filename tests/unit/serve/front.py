@@ -37,6 +37,8 @@ class StandIn:
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         if not self.chats:
             raise NoChatTemplateError("the model has no chat template")
+        if messages[0]["role"] not in ("user", "system"):
+            raise ValueError(f"no role {messages[0]['role']}")
         return "".join(f"<{message['role']}>{message['content']}" for message in messages)
 
     def encode(self, text: str, special: bool) -> list[int]:

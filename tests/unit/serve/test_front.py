@@ -138,6 +138,12 @@ def test_the_paths_of_openvino_model_server(running: Running) -> None:
             400,
             "only parts of type text",
         ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "robot", "content": "x"}]},
+            400,
+            "refuses these messages: no role",
+        ),
         ("/v1/completions", {"prompt": "x" * 512}, 400, "the prompt has 512"),
         ("/v1/completions", {"prompt": ""}, 400, "empty"),
         ("/v1/completions", {"prompt": ["a", "b"]}, 400, "prompt"),
