@@ -13,6 +13,7 @@ FOLDER = REPOSITORY / "charts" / "edgemodel" / "files" / "toolchains"
 HEADER = "# Generated from operator/edgemodel/pipeline and pyproject.toml. Change those, not this file.\n"
 TOOLS = {
     "llamacpp": ("llama-cpp-python",),
+    "mlx": ("mlx-lm", "mlx[cpu]"),
 }
 """Toolchain -> the packages whose versions are its version."""
 

@@ -85,9 +85,12 @@ KNOWN = {
         Image("llamacpp", "engine"),
         Image("llamacpp", "toolchain"),
         Image("llamacpp", "pipeline"),
+        Image("mlx"),
+        Image("mlx", "toolchain"),
+        Image("mlx", "pipeline"),
     )
 }
-DEPLOYED = ("operator", "llamacpp", "llamacpp-pipeline")
+DEPLOYED = ("operator", "llamacpp", "llamacpp-pipeline", "mlx", "mlx-pipeline")
 
 
 def build(*names: str) -> dict[str, str]:

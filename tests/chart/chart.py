@@ -21,6 +21,9 @@ SERVED = "edgemodel.dev/v1alpha1/EdgeRuntime"
 HARDWARE: frozenset[str] = frozenset(yaml.safe_load((CHART / "files" / "hardware.yaml").read_text()))
 """Names of the built-in hardware classes."""
 
+RUNTIMES: frozenset[str] = frozenset(file.stem for file in (CHART / "files" / "runtimes").iterdir())
+"""Names of the built-in runtimes."""
+
 BUCKET: Values = {"objectStore": {"bucket": "artifacts"}}
 
 POD_IDENTITY: Values = {

@@ -15,7 +15,20 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.chart.chart import BUCKET, CHART, EMBEDDED, HARDWARE, VALUES, Helm, HelmError, Manifest, documents, one, pods
+from tests.chart.chart import (
+    BUCKET,
+    CHART,
+    EMBEDDED,
+    HARDWARE,
+    RUNTIMES,
+    VALUES,
+    Helm,
+    HelmError,
+    Manifest,
+    documents,
+    one,
+    pods,
+)
 
 NAMESPACE = "edgemodel-system"
 RESTRICTED = "pod-security.kubernetes.io/enforce"
@@ -140,7 +153,7 @@ def test_a_release_lives_and_ends(cluster: Cluster, tmp_path: Path, monkeypatch:
     run_builtins_job(cluster, hooks, tmp_path, monkeypatch)
     built_in = {f"hardwareclass.edgemodel.dev/{name}" for name in HARDWARE}
     assert cluster.names("hardwareclasses") == built_in
-    assert cluster.names("edgeruntimes") == {"edgeruntime.edgemodel.dev/llamacpp"}
+    assert cluster.names("edgeruntimes") == {f"edgeruntime.edgemodel.dev/{name}" for name in RUNTIMES}
 
     # The keys are not made anew, and the release takes over what the Job applied.
     secret = ("get", "secret", "edgemodel-store", "-o", "jsonpath={.data}", "--namespace")

@@ -1,15 +1,17 @@
 """The chart's copies are what they are copies of."""
 
+import re
+from importlib import import_module
+
 import pytest
 import yaml
 
 from edgemodel.api.__main__ import render
 from edgemodel.api.runtime import EdgeRuntime, HardwareClass
 from edgemodel.core.hardware import NodeFacts, classes_of, is_of_class
-from edgemodel.pipeline.llamacpp_schemes import runtime_schemes
 from edgemodel.pipeline.texts import calibration_digest
 from hack.runtimes import FOLDER, toolchains
-from tests.chart.chart import BUCKET, CHART, Helm, one
+from tests.chart.chart import BUCKET, CHART, HARDWARE, RUNTIMES, Helm, one
 
 
 def test_the_crds_are_those_of_the_types() -> None:
@@ -30,14 +32,23 @@ def test_the_crds_reach_the_cluster_unchanged(helm: Helm) -> None:
     assert all(one["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for one in rendered)
 
 
-def test_the_runtime_is_one_that_the_operator_reads(helm: Helm) -> None:
-    manifest = one(helm.render(BUCKET), "EdgeRuntime", "llamacpp")
-    runtime = EdgeRuntime.model_validate(manifest)
-    assert list(runtime.spec.schemes) == runtime_schemes()
-    assert runtime.spec.pipeline.calibration == calibration_digest()
-    assert runtime.spec.pipeline.image == "ghcr.io/edgemodel/llamacpp-pipeline:0.1.0"
-    assert runtime.spec.serving.image == "ghcr.io/edgemodel/llamacpp:0.1.0"
-    assert {choice.hardware_class for choice in runtime.spec.hardware} == {"x86-64", "arm64"}
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_a_runtime_is_one_that_the_operator_reads(helm: Helm, name: str) -> None:
+    runtime = EdgeRuntime.model_validate(one(helm.render(BUCKET), "EdgeRuntime", name)).spec
+    schemes = import_module(f"edgemodel.pipeline.{runtime.pipeline.toolchain}_schemes")
+    assert list(runtime.schemes) == schemes.runtime_schemes()
+    assert runtime.default_scheme in {scheme.name for scheme in runtime.schemes}
+    assert runtime.pipeline.calibration == calibration_digest()
+    assert runtime.pipeline.image == f"ghcr.io/edgemodel/{runtime.pipeline.toolchain}-pipeline:0.1.0"
+    assert {choice.hardware_class for choice in runtime.hardware} <= HARDWARE
+
+
+def test_every_image_of_a_runtime_is_one_that_can_be_set() -> None:
+    images = set(yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["images"])
+    used = {"operator", "store"}
+    for file in (CHART / "files" / "runtimes").iterdir():
+        used |= set(re.findall(r"^ +image: (\S+)$", file.read_text(encoding="utf-8"), re.MULTILINE))
+    assert used == images
 
 
 NFD = "feature.node.kubernetes.io/cpu-"

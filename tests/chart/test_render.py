@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.chart import BUCKET, CHART, EMBEDDED, HARDWARE, VALUES, Helm, HelmError, Values, one, pods
+from tests.chart.chart import BUCKET, CHART, EMBEDDED, HARDWARE, RUNTIMES, VALUES, Helm, HelmError, Values, one, pods
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -152,7 +152,7 @@ def test_the_builtins_wait_for_their_crds_the_first_time_only(helm: Helm) -> Non
             "meta.helm.sh/release-namespace": "edgemodel-system",
         }
         assert manifest in later
-    assert len(applied) == len(later) == len(HARDWARE) + 1
+    assert len(applied) == len(later) == len(HARDWARE) + len(RUNTIMES)
 
 
 def test_one_image_tag_and_one_registry_are_enough_for_a_mirror(helm: Helm) -> None:

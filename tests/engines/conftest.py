@@ -6,6 +6,7 @@ import pytest
 
 from edgemodel.pipeline.sources import base
 from tests.llamacpp import llamacpp as llamacpp
+from tests.mlx import mlx as mlx
 from tests.s3 import s3 as s3
 from tests.s3 import s3_server as s3_server
 

@@ -1,0 +1,136 @@
+"""Every runtime on a real cluster: its artifact made in a Job, served by its image, read by the official client."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.edge import NAMESPACE, SMALL, Edge, Json, edge_model
+
+RUNTIMES = {
+    # the runtime, a scheme of it, and how its front counts the tokens of answers
+    "llamacpp": ("Q4_K_M", "llamacpp:tokens_predicted_total"),
+    "mlx": ("4bit", "edgemodel_serve_tokens_total"),
+}
+SHELF = "example.com/shelf"
+
+
+def shelf(number: int) -> str:
+    """A hardware class of these tests'."""
+    return f"e2e-shelf-{number}"
+
+
+@pytest.fixture(scope="module")
+def fleet(edge: Edge) -> Iterator[Edge]:
+    """The machine's node is of as many more classes as there are runtimes: each serves on one."""
+    node = json.loads(edge.deployed.kubectl("get", "nodes", "-o", "json"))["items"][0]["metadata"]["name"]
+    for number, name in enumerate(RUNTIMES):
+        requirement = {"key": f"{SHELF}-{number}", "operator": "Exists"}
+        edge.apply(
+            {
+                "apiVersion": "edgemodel.dev/v1alpha1",
+                "kind": "HardwareClass",
+                "metadata": {"name": shelf(number)},
+                "spec": {"labels": [requirement]},
+            }
+        )
+        runtime = json.loads(edge.deployed.kubectl("get", "er", name, "-o", "json"))
+        spec = runtime["spec"] | {"hardware": [{"class": shelf(number)}]}
+        spec["pipeline"]["cpu"] = "250m"
+        edge.apply(
+            {
+                "apiVersion": runtime["apiVersion"],
+                "kind": "EdgeRuntime",
+                "metadata": {"name": f"e2e-{name}"},
+                "spec": spec,
+            }
+        )
+        edge.deployed.kubectl("label", "node", node, f"{SHELF}-{number}=here", "--overwrite")
+    yield edge
+    edge.clear()
+    for number, name in enumerate(RUNTIMES):
+        edge.deployed.kubectl("label", "node", node, f"{SHELF}-{number}-")
+        edge.delete("er", f"e2e-{name}")
+        edge.delete("hc", shelf(number))
+
+
+def variants() -> list[Json]:
+    """One for each runtime, each on hardware of its own."""
+    return [
+        {
+            "name": name,
+            "runtime": f"e2e-{name}",
+            "hardware": shelf(number),
+            "quantization": {"scheme": scheme},
+            "resources": SMALL,
+        }
+        for number, (name, (scheme, _)) in enumerate(RUNTIMES.items())
+    ]
+
+
+@pytest.fixture(scope="module")
+def mixed(fleet: Edge) -> Json:
+    """One EdgeModel for the whole fleet, Ready."""
+    fleet.apply(edge_model("mixed", variants=variants()))
+    return fleet.wait_ready("mixed", seconds=600)
+
+
+def pods_of(edge: Edge, variant: str) -> list[Json]:
+    """The pods that serve a variant."""
+    return edge.list("pods", selector=f"edgemodel.dev/model=mixed,edgemodel.dev/variant={variant}")
+
+
+def answered(edge: Edge, variant: str) -> float:
+    """Tokens that a variant's pod has answered with."""
+    (pod,) = pods_of(edge, variant)
+    metric = RUNTIMES[variant][1]
+    return edge.scrape(NAMESPACE, f"pod/{pod['metadata']['name']}", 8080)[metric]
+
+
+@pytest.mark.parametrize("variant", RUNTIMES)
+def test_a_runtime_answers_from_its_artifact(fleet: Edge, mixed: Json, variant: str) -> None:
+    (pod,) = pods_of(fleet, variant)
+    with fleet.openai_at(f"pod/{pod['metadata']['name']}", 8080) as client:
+        assert [model.id for model in client.models.list()] == ["mixed"]
+        asked: dict[str, Any] = {"model": "mixed", "prompt": "Tom said", "max_tokens": 12, "temperature": 0}
+        whole = client.completions.create(**asked)
+        assert whole.usage
+        assert whole.usage.completion_tokens == 12
+        pieces = [chunk.choices[0].text for chunk in client.completions.create(**asked, stream=True)]
+        assert len([piece for piece in pieces if piece]) > 3
+        assert "".join(pieces) == whole.choices[0].text
+    assert answered(fleet, variant) >= 24
+
+
+@pytest.mark.parametrize("variant", RUNTIMES)
+def test_its_quality_size_and_speed_are_told(fleet: Edge, mixed: Json, variant: str) -> None:
+    (told,) = [each for each in mixed["status"]["variants"] if each["name"] == variant]
+    assert told["state"] == "Serving"
+    assert 0.8 < float(told["quality"]["accuracy"]) < 1.1
+    assert 0 < float(told["quality"]["klDivergence"]) < 0.5
+    assert told["artifact"]["bytes"] < 2 * 3_700_000
+    performance = told["performance"]
+    assert float(performance["tokensPerSecond"]) > 0
+    assert float(performance["speedup"]) > 0
+    artifact = fleet.get("ma", told["artifact"]["key"])
+    assert artifact["status"]["compression"] > "1"
+    assert artifact["status"]["performance"] == performance
+
+
+CLIENT = """
+import json, urllib.request
+for _ in range(60):
+    body = json.dumps({"model": "mixed", "prompt": "Tom", "max_tokens": 2}).encode()
+    request = urllib.request.Request("http://mixed/v1/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert json.load(answer)["choices"]
+"""
+
+
+def test_all_answer_behind_one_service(fleet: Edge, mixed: Json) -> None:
+    before = {variant: answered(fleet, variant) for variant in RUNTIMES}
+    (pod,) = pods_of(fleet, "mlx")  # its image has a Python
+    name = pod["metadata"]["name"]
+    fleet.deployed.kubectl("exec", "--namespace", NAMESPACE, name, "--", "python3", "-c", CLIENT)
+    assert {variant for variant, count in before.items() if answered(fleet, variant) > count} == set(RUNTIMES)
