@@ -7,8 +7,9 @@ from pathlib import Path
 
 
 def log(message: str, **fields: object) -> None:
-    """One JSON line on the standard output."""
-    print(json.dumps({"message": message, **fields}), flush=True)
+    """One JSON line on the standard output, in one write: several threads speak."""
+    sys.stdout.write(json.dumps({"message": message, **fields}) + "\n")
+    sys.stdout.flush()
 
 
 def terminate(message: str) -> None:

@@ -70,4 +70,5 @@ def _terminate(outcome: dict[str, object]) -> None:
 
 
 def _log(line: dict[str, object]) -> None:
-    print(json.dumps(line), flush=True)
+    sys.stdout.write(json.dumps(line) + "\n")  # in one write: several threads speak
+    sys.stdout.flush()

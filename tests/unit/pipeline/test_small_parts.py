@@ -120,6 +120,21 @@ def test_a_store_that_hangs_or_fails_holds_nothing_up() -> None:
     hanging.set()
 
 
+SPEAK = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from edgemodel.pipeline.termination import log
+speakers = [threading.Thread(target=lambda: [log("word", number=n) for n in range(2000)]) for _ in range(4)]
+for speaker in speakers: speaker.start()
+for speaker in speakers: speaker.join()
+"""
+
+
+def test_what_threads_log_at_the_same_time_are_lines(tmp_path: Path) -> None:
+    said = subprocess.run([sys.executable, "-c", SPEAK], capture_output=True, text=True, check=True).stdout
+    assert [json.loads(line)["message"] for line in said.splitlines()] == ["word"] * 8000
+
+
 # Programs
 
 
