@@ -50,8 +50,9 @@ WITHOUT_CUDA := $(addprefix --no-emit-package ,cuda-bindings cuda-pathfinder cud
   nvjitlink nvshmem-cu13 nvtx))
 # optimum-intel asks for torchvision, which does not load without CUDA, and does without it.
 WITHOUT_VISION := $(addprefix --no-emit-package ,pillow torchvision)
-PIN := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-  --python-version 3.11 pyproject.toml
+PINNED := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+  --no-header --python-version 3.11
+PIN := $(PINNED) pyproject.toml
 
 .PHONY: requirements
 requirements: env ## Pins the dependencies anew
@@ -60,7 +61,7 @@ requirements: env ## Pins the dependencies anew
 	@$(PIN) --group dev --constraint requirements/operator.txt --output-file requirements/dev.txt
 	@$(PIN) --extra llamacpp --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/llamacpp.txt
 	@$(PIN) --extra onnx --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/onnx.txt
-	@$(PIN) --extra onnx-serve --constraint requirements/onnx.txt --output-file requirements/onnx-serve.txt
+	@$(PINNED) --group onnx-serve --constraint requirements/onnx.txt --output-file requirements/onnx-serve.txt
 	@$(PIN) --extra openvino --constraint requirements/operator.txt $(WITHOUT_CUDA) $(WITHOUT_VISION) --output-file requirements/openvino.txt
-	@$(PIN) --extra openvino-serve --constraint requirements/openvino.txt --output-file requirements/openvino-serve.txt
+	@$(PINNED) --group openvino-serve --constraint requirements/openvino.txt --output-file requirements/openvino-serve.txt
 	@$(PIN) --extra mlx --constraint requirements/operator.txt --universal --output-file requirements/mlx.txt

@@ -14,6 +14,8 @@ HEADER = "# Generated from operator/edgemodel/pipeline and pyproject.toml. Chang
 TOOLS = {
     "llamacpp": ("llama-cpp-python",),
     "mlx": ("mlx-lm", "mlx[cpu]"),
+    "onnx": ("olive-ai", "onnxruntime-genai"),
+    "openvino": ("openvino", "nncf", "optimum-intel"),
 }
 """Toolchain -> the packages whose versions are its version."""
 

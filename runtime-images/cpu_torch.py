@@ -3,8 +3,8 @@
 The default x86-64 wheel of torch is linked against 4 GB of CUDA libraries that a conversion on the CPU never calls, yet
 the dynamic linker wants all of them before `import torch`. One small library takes the place of them all: it has their
 names, their symbols and their symbol versions; it answers that there are no devices, and any other call into it ends
-the process with a message. `torch.distributed`, which reaches for CUDA while it is loaded, is switched off the way a
-build without it is. A CPU build of torch is left as it is.
+the process with a message. `torch.distributed`, which reaches for CUDA while it is loaded, and CUDA's streams, which
+some ask for the current one, are switched off the way a build without them is. A CPU build of torch is left as it is.
 """
 
 import re
@@ -36,8 +36,8 @@ format: .string "%s was called: CUDA was left out of this image on purpose\n"
 slot: .quad 0
 """
 
-WITHOUT_DISTRIBUTED = """\
-    for _name in ("_c10d_init", "_rpc_init", "_dist_autograd_init", "_faulty_agent_init"):
+SWITCHED_OFF = """\
+    for _name in ("_c10d_init", "_rpc_init", "_dist_autograd_init", "_faulty_agent_init", "_CudaStreamBase"):
         delattr(sys.modules["torch._C"], _name)
 """
 
@@ -113,8 +113,8 @@ def main() -> None:
     loading = "        _load_global_deps()\n    from torch._C import *  # noqa: F403\n"
     head, loaded, rest = init.read_text().partition(loading)
     if not loaded:
-        raise SystemExit("torch/__init__.py is not as expected: see WITHOUT_DISTRIBUTED")
-    init.write_text(head + loaded + WITHOUT_DISTRIBUTED + rest)
+        raise SystemExit("torch/__init__.py is not as expected: see SWITCHED_OFF")
+    init.write_text(head + loaded + SWITCHED_OFF + rest)
 
 
 main()

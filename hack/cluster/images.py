@@ -88,9 +88,21 @@ KNOWN = {
         Image("mlx"),
         Image("mlx", "toolchain"),
         Image("mlx", "pipeline"),
+        Image("onnx"),
+        Image("onnx", "toolchain"),
+        Image("onnx", "pipeline"),
+        Image("openvino"),
+        Image("openvino", "toolchain"),
+        Image("openvino", "pipeline"),
     )
 }
-DEPLOYED = ("operator", "llamacpp", "llamacpp-pipeline", "mlx", "mlx-pipeline")
+DEPLOYED = (
+    "operator",
+    *("llamacpp", "llamacpp-pipeline"),
+    *("mlx", "mlx-pipeline"),
+    *("onnx", "onnx-pipeline"),
+    *("openvino", "openvino-pipeline"),
+)
 
 
 def build(*names: str) -> dict[str, str]:

@@ -12,6 +12,8 @@ RUNTIMES = {
     # the runtime, a scheme of it, and how its front counts the tokens of answers
     "llamacpp": ("Q4_K_M", "llamacpp:tokens_predicted_total"),
     "mlx": ("4bit", "edgemodel_serve_tokens_total"),
+    "onnx": ("INT4_K_QUANT", "edgemodel_serve_tokens_total"),
+    "openvino-genai": ("INT4_SYM", "edgemodel_serve_tokens_total"),
 }
 SHELF = "example.com/shelf"
 

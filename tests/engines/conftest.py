@@ -7,6 +7,9 @@ import pytest
 from edgemodel.pipeline.sources import base
 from tests.llamacpp import llamacpp as llamacpp
 from tests.mlx import mlx as mlx
+from tests.onnx import onnx as onnx
+from tests.onnx import onnx_artifacts as onnx_artifacts
+from tests.openvino import openvino as openvino
 from tests.s3 import s3 as s3
 from tests.s3 import s3_server as s3_server
 

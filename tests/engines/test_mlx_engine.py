@@ -9,6 +9,8 @@ import pytest
 
 from tests.mlx import Mlx
 
+pytestmark = pytest.mark.xdist_group("mlx")  # they share what takes long to make
+
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }} {% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"

@@ -237,7 +237,7 @@ class ModelArtifactStatus(ApiModel):
     entrypoint: ShortText = ""
     """The file in it that a runtime is pointed at."""
     baseline_bytes: Bytes | None = None
-    """Size of the unquantized model in the same format (F16)."""
+    """Size of the unquantized model in the same format."""
     compression: Decimal | None = None
     """baselineBytes / bytes."""
     quality: QualityReport | None = None

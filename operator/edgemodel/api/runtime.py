@@ -62,6 +62,10 @@ class Pipeline(ApiModel):
     """Digest of the calibration text in the image."""
     memory_overhead: Bytes = 1536 * 1024 * 1024
     """Bytes that the toolchain needs beside the weights."""
+    memory_per_weight: Annotated[int, Field(ge=1, le=64)] = 2
+    """Bytes that the toolchain has in memory for each weight, at the most: 2 for one copy at 16 bits."""
+    scratch_per_weight: Annotated[int, Field(ge=1, le=64)] = 2
+    """Bytes that the toolchain writes to its scratch disk for each weight, beside source and artifact."""
     cpu: Annotated[str, Field(max_length=24, pattern=r"^[0-9]{1,6}m?$")] = "1"
     """CPU that the Job requests. It has no limit: a Job may use what is idle."""
 
@@ -103,6 +107,8 @@ class Serve(ApiModel):
     """CPU and memory of a pod unless the variant says otherwise."""
     memory_overhead: Bytes = 256 * 1024 * 1024
     """Bytes that the runtime needs beside weights and KV cache."""
+    kv_cache_element: Annotated[int, Field(ge=1, le=4)] = 2
+    """Bytes of an element of the KV cache."""
 
 
 class Device(ApiModel):

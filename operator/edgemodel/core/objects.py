@@ -244,7 +244,7 @@ def quantization_job(
     """The Job that makes the artifact: one pod, tried once; whether to try again is decided by why it failed."""
     spec = artifact.spec
     pipeline = runtime.spec.pipeline
-    size = job_size(spec.resolved, scheme, pipeline.memory_overhead, memory_attempt)
+    size = job_size(spec.resolved, scheme, pipeline, memory_attempt)
     request = {
         "key": spec.key,
         "source": spec.source.dump(),
@@ -317,7 +317,7 @@ def _serving_pod(
     memory = (
         (asked and asked.memory)
         or serve.resources.memory
-        or quantity(serving_memory(resolved.model, artifact_bytes, serving, serve.memory_overhead))
+        or quantity(serving_memory(resolved.model, artifact_bytes, serving, serve))
     )
     context = context_per_request(resolved.model, serving)
     volume = _scratch("model", MODEL_DIR, volume_size(artifact_bytes))

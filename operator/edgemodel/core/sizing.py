@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from edgemodel.api.artifact import ModelFacts, ResolvedSource
 from edgemodel.api.model import Serving
-from edgemodel.api.runtime import Scheme
+from edgemodel.api.runtime import Pipeline, Scheme, Serve
 
 MIB = 1024 * 1024
 
@@ -38,20 +38,21 @@ def logits_bytes(model: ModelFacts) -> int:
     return 4 * model.vocabulary * BATCH_TOKENS
 
 
-def kv_cache_bytes(model: ModelFacts, tokens: int) -> int:
-    """Keys and values of `tokens` tokens in float16: 2 tensors x layers x heads x head size x 2 bytes."""
-    return 2 * 2 * model.layers * model.kv_heads * model.head_size * tokens
+def kv_cache_bytes(model: ModelFacts, tokens: int, element: int = 2) -> int:
+    """Keys and values of `tokens` tokens: 2 tensors x layers x heads x head size x bytes of an element."""
+    return 2 * element * model.layers * model.kv_heads * model.head_size * tokens
 
 
-def job_size(resolved: ResolvedSource, scheme: Scheme, memory_overhead: int, attempt: int = 1) -> JobSize:
-    """Memory: the unquantized model, the logits of the baseline, the artifact and a softmax between them, and what the
-    toolchain needs; twice as much after each time that it was not enough. Scratch: the source, the unquantized model,
-    the artifact, the baseline's log-probabilities at two bytes each, and a tenth more."""
+def job_size(resolved: ResolvedSource, scheme: Scheme, pipeline: Pipeline, attempt: int = 1) -> JobSize:
+    """Memory: the weights as the toolchain holds them, the logits of the baseline, the artifact and a softmax between
+    them, and what the toolchain needs besides; twice as much after each time that it was not enough. Scratch: the
+    source, the weights as the toolchain writes them, the artifact, the baseline's log-probabilities at two bytes each,
+    and a tenth more."""
     model = resolved.model
-    unquantized = baseline_bytes(model)
     artifact = int(model.parameters * float(scheme.bits_per_weight) / 8)
-    memory = unquantized + 3 * logits_bytes(model) + memory_overhead
-    scratch = resolved.bytes + unquantized + artifact + 2 * model.vocabulary * HELD_OUT_TOKENS
+    memory = pipeline.memory_per_weight * model.parameters + 3 * logits_bytes(model) + pipeline.memory_overhead
+    scratch = resolved.bytes + pipeline.scratch_per_weight * model.parameters + artifact
+    scratch += 2 * model.vocabulary * HELD_OUT_TOKENS
     return JobSize(memory * 2 ** (attempt - 1), scratch + scratch // 10 + 64 * MIB)
 
 
@@ -60,10 +61,10 @@ def context_per_request(model: ModelFacts, serving: Serving) -> int:
     return min(serving.context_length, model.context_length or serving.context_length)
 
 
-def serving_memory(model: ModelFacts, artifact_bytes: int, serving: Serving, memory_overhead: int) -> int:
+def serving_memory(model: ModelFacts, artifact_bytes: int, serving: Serving, runtime: Serve) -> int:
     """The artifact, the KV cache of all parallel requests, twice a batch's logits, and what the runtime needs."""
-    tokens = context_per_request(model, serving) * serving.parallel
-    return artifact_bytes + kv_cache_bytes(model, tokens) + 2 * logits_bytes(model) + memory_overhead
+    cache = kv_cache_bytes(model, context_per_request(model, serving) * serving.parallel, runtime.kv_cache_element)
+    return artifact_bytes + cache + 2 * logits_bytes(model) + runtime.memory_overhead
 
 
 def volume_size(artifact_bytes: int) -> int:

@@ -17,7 +17,6 @@ from statistics import median
 
 from edgemodel.api.artifact import PerformanceReport
 from edgemodel.api.base import decimal
-from edgemodel.core.sizing import BATCH_TOKENS
 from edgemodel.pipeline import texts
 from edgemodel.pipeline.children import ChildFailedError, run_child
 from edgemodel.pipeline.errors import EvaluationFailedError
@@ -89,7 +88,8 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def _engine(name: str, path: Path, threads: int) -> Measurement:
     """Answers prompts of the held-out text, one at a time, until there are tokens enough."""
-    engine = engine_maker(name)(EngineSettings(path, context_length=BATCH_TOKENS, parallel=1, threads=threads))
+    settings = EngineSettings(path, context_length=_PROMPT_TOKENS + _TOKENS, parallel=1, threads=threads)
+    engine = engine_maker(name)(settings)
     speeds = list(_speeds(engine))
     engine.close()
     return Measurement(median(speeds) if speeds else 0.0, _peak(resource.RUSAGE_SELF))

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from edgemodel.api.artifact import ModelFacts
 from edgemodel.api.model import Serving
-from edgemodel.api.runtime import Scheme
+from edgemodel.api.runtime import Pipeline, Scheme, Serve
 from edgemodel.core.sizing import (
     MIB,
     baseline_bytes,
@@ -18,6 +18,17 @@ from edgemodel.core.sizing import (
 from tests.unit.core.samples import SMOLLM2, resolved
 
 Q4 = Scheme(name="Q4_K_M", bits_per_weight="4.85")
+
+
+def pipeline(overhead: int = 0, **fields: int) -> Pipeline:
+    """What a runtime says of its pipeline."""
+    told = {"image": "i", "toolchain": "t", "version": "1", "memory_overhead": overhead, **fields}
+    return Pipeline.model_validate(told, by_name=True)
+
+
+def serve(overhead: int = 0, **fields: int) -> Serve:
+    """What a runtime says of its server."""
+    return Serve.model_validate({"image": "i", "memory_overhead": overhead, **fields}, by_name=True)
 
 
 # SmolLM2-135M by hand: 134 515 008 weights, 30 layers, 3 KV heads of 64, 49 152 tokens in the vocabulary.
@@ -37,27 +48,37 @@ def test_a_token_of_context_takes_22_5_kib_of_kv_cache() -> None:
 
 
 def test_job_memory_is_model_logits_and_overhead() -> None:
-    assert job_size(resolved(), Q4, 1536 * MIB).memory == 269_030_016 + 3 * 96 * MIB + 1536 * MIB
+    assert job_size(resolved(), Q4, pipeline(1536 * MIB)).memory == 269_030_016 + 3 * 96 * MIB + 1536 * MIB
 
 
 def test_job_scratch_is_source_model_artifact_and_baseline_with_room() -> None:
     artifact = 81_549_723  # 134 515 008 x 4.85 / 8
     scores = 2 * 49_152 * 4096
     total = 271_000_000 + 269_030_016 + artifact + scores
-    assert job_size(resolved(), Q4, 0).scratch == total + total // 10 + 64 * MIB
+    assert job_size(resolved(), Q4, pipeline()).scratch == total + total // 10 + 64 * MIB
 
 
 def test_job_gets_twice_the_memory_each_time_it_was_not_enough() -> None:
-    sizes = [job_size(resolved(), Q4, MIB, attempt) for attempt in (1, 2, 3)]
+    sizes = [job_size(resolved(), Q4, pipeline(MIB), attempt) for attempt in (1, 2, 3)]
     assert [size.memory for size in sizes] == [sizes[0].memory * factor for factor in (1, 2, 4)]
     assert len({size.scratch for size in sizes}) == 1
 
 
 def test_serving_memory_is_artifact_cache_logits_and_overhead() -> None:
     serving = Serving(context_length=4096, parallel=4)
-    assert serving_memory(SMOLLM2, 105_000_000, serving, 256 * MIB) == (
+    assert serving_memory(SMOLLM2, 105_000_000, serving, serve(256 * MIB)) == (
         105_000_000 + 4 * 90 * MIB + 2 * 96 * MIB + 256 * MIB
     )
+
+
+def test_a_toolchain_and_a_runtime_may_take_more_for_a_weight_and_for_the_cache() -> None:
+    plain, wide = pipeline(), pipeline(memory_per_weight=14, scratch_per_weight=8)
+    more = job_size(resolved(), Q4, wide).memory - job_size(resolved(), Q4, plain).memory
+    assert more == 12 * 134_515_008
+    room = job_size(resolved(), Q4, wide).scratch - job_size(resolved(), Q4, plain).scratch
+    assert abs(room - 6.6 * 134_515_008) <= 1
+    serving = Serving(context_length=4096, parallel=1)
+    assert serving_memory(SMOLLM2, 0, serving, serve(kv_cache_element=4)) == 2 * 90 * MIB + 2 * 96 * MIB
 
 
 def test_context_is_no_longer_than_the_model_was_trained_for() -> None:
@@ -97,11 +118,13 @@ _SIZES = ("parameters", "layers", "kv_heads", "head_size", "vocabulary")
 @given(_facts, st.sampled_from(_SIZES), st.integers(1, 1000), st.integers(0, 10**11), _count)
 def test_a_bigger_model_never_gets_less(facts: ModelFacts, field: str, more: int, artifact: int, overhead: int) -> None:
     bigger = facts.model_copy(update={field: getattr(facts, field) + more})
-    small, big = (job_size(resolved(model=model, bytes=artifact), Q4, overhead) for model in (facts, bigger))
+    small, big = (job_size(resolved(model=model, bytes=artifact), Q4, pipeline(overhead)) for model in (facts, bigger))
     assert big.memory >= small.memory
     assert big.scratch >= small.scratch
     for serving in (Serving(), Serving(context_length=1_000_000, parallel=256)):
-        assert serving_memory(bigger, artifact, serving, overhead) >= serving_memory(facts, artifact, serving, overhead)
+        assert serving_memory(bigger, artifact, serving, serve(overhead)) >= serving_memory(
+            facts, artifact, serving, serve(overhead)
+        )
 
 
 @settings(derandomize=True, deadline=None)
@@ -110,7 +133,7 @@ def test_more_context_and_more_requests_never_get_less(
     facts: ModelFacts, context: int, parallel: int, artifact: int
 ) -> None:
     def memory(context: int, parallel: int) -> int:
-        return serving_memory(facts, artifact, Serving(context_length=context, parallel=parallel), 0)
+        return serving_memory(facts, artifact, Serving(context_length=context, parallel=parallel), serve())
 
     assert memory(context, parallel) >= artifact
     assert memory(context + 1, parallel) >= memory(context, parallel)

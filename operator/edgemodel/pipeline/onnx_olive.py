@@ -1,0 +1,103 @@
+"""Runs passes of Olive: `python -m edgemodel.pipeline.onnx_olive SOURCE FULL TARGET PASSES`.
+
+SOURCE is a model as `transformers` keeps it, FULL the unquantized ONNX model, PASSES a list as JSON. A process of its
+own, because it takes much memory, and some of these libraries end the process where something surprises them.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from olive.data.registry import Registry
+from olive.model import HfModelHandler, ONNXModelHandler
+from olive.package_config import OlivePackageConfig
+from olive.passes.olive_pass import create_pass_from_dict
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from edgemodel.pipeline.errors import QuantizationFailedError, UnsupportedArchitectureError
+from edgemodel.pipeline.onnx_schemes import CALIBRATION_WINDOWS, OlivePass
+from edgemodel.pipeline.pretrained import Pretrained
+
+CALIBRATION_TOKENS = 8192
+MODEL = "model.onnx"
+WEIGHTS = "model.onnx.data"
+
+_NOT_SERVED = ("config.json", "generation_config.json", "*.py")
+"""What `transformers` reads and onnxruntime-genai does not."""
+
+
+def run_passes(source: Path, full: Path, target: Path, passes: Sequence[OlivePass]) -> None:
+    """Makes `target` out of the source, or of the unquantized ONNX model, by these passes."""
+    pretrained = Pretrained(source, json.loads((source / "config.json").read_text()))
+    _refuse_unknown(pretrained)
+    Registry.register_dataset(CALIBRATION_WINDOWS)(lambda: _calibration(pretrained))
+    offered = OlivePackageConfig.load_default_config()
+    # Passes over ONNX are called so: Onnx...
+    model = _onnx(full) if passes[0]["type"].startswith("Onnx") else HfModelHandler(str(source))
+    between: list[Path] = []
+    for number, asked in enumerate(passes, 1):
+        options = {name: value for name, value in asked.items() if name != "type"}
+        made = target if number == len(passes) else target.with_name(f"{target.name}-{number}")
+        apply = create_pass_from_dict(offered.import_pass_module(asked["type"]), options, disable_search=True)
+        try:
+            model = apply.run(model, str(made))
+        except NotImplementedError:
+            raise _unknown(pretrained) from None
+        for folder in between:
+            shutil.rmtree(folder)
+        between = [made]
+    if target == full:
+        _refuse_unfit(source)
+    for pattern in _NOT_SERVED:
+        for path in target.glob(pattern):
+            path.unlink()
+    if not (target / "tokenizer.json").exists():
+        raise UnsupportedArchitectureError("the model's tokenizer is of a kind that has no tokenizer.json: use another")
+
+
+def _onnx(folder: Path) -> ONNXModelHandler:
+    beside = [str(path) for path in sorted(folder.iterdir()) if path.name not in (MODEL, WEIGHTS)]
+    return ONNXModelHandler(str(folder), onnx_file_name=MODEL, model_attributes={"additional_files": beside})
+
+
+def _calibration(pretrained: Pretrained) -> list[tuple[dict[str, torch.Tensor], int]]:
+    """The calibration text as Olive takes it: inputs and a label, which nobody asks for."""
+    windows = map(torch.tensor, pretrained.calibration_windows(CALIBRATION_TOKENS))
+    return [({"input_ids": window, "attention_mask": torch.ones_like(window)}, 0) for window in windows]
+
+
+def _refuse_unknown(pretrained: Pretrained) -> None:
+    """Refuses what `transformers` does not know without code out of the source."""
+    try:
+        AutoConfig.from_pretrained(pretrained.folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError):
+        raise _unknown(pretrained) from None
+    pretrained.tokenizer()
+
+
+def _refuse_unfit(source: Path) -> None:
+    """Refuses weights that are not those of the config: what is missing, the builder draws at random."""
+    load = AutoModelForCausalLM.from_pretrained
+    _, found = load(source, local_files_only=True, trust_remote_code=False, output_loading_info=True)
+    if missing := sorted(found["missing_keys"]):
+        raise QuantizationFailedError(f"the source has no weights {missing[0]} ({len(missing)} are missing)")
+
+
+def _unknown(pretrained: Pretrained) -> UnsupportedArchitectureError:
+    (name, *_) = pretrained.config.get("architectures") or [pretrained.config.get("model_type")]
+    return UnsupportedArchitectureError(
+        f"onnxruntime-genai's model builder does not know the architecture {name}: use another model"
+    )
+
+
+def main() -> None:
+    """Runs what the command line says."""
+    source, full, target, passes = sys.argv[1:]
+    run_passes(Path(source), Path(full), Path(target), json.loads(passes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""OpenVINO: safetensors in, an OpenVINO IR with compressed weights out.
+
+The artifact is a folder as OpenVINO Model Server serves it (`--model_path`), and OpenVINO GenAI: the model, its
+tokenizer and detokenizer, their configurations, and the graph that makes a language model of them.
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
+from edgemodel.pipeline import texts
+from edgemodel.pipeline.children import ChildFailedError, run_child
+from edgemodel.pipeline.cpus import threads
+from edgemodel.pipeline.errors import (
+    CalibrationMismatchError,
+    EvaluationFailedError,
+    PipelineError,
+    QuantizationFailedError,
+    SourceUnsupportedError,
+    UnknownSchemeError,
+    UnsupportedArchitectureError,
+)
+from edgemodel.pipeline.measure import measure
+from edgemodel.pipeline.openvino_schemes import SCHEMES
+from edgemodel.pipeline.openvino_steps import MODEL
+from edgemodel.pipeline.pretrained import OFFLINE, Pretrained
+from edgemodel.pipeline.progress import Step
+from edgemodel.pipeline.toolchain import Product
+
+ENTRYPOINT = MODEL
+
+_ENVIRON = OFFLINE | {
+    "CI": "true",  # openvino_telemetry, which else reports to its makers, has no other switch
+    "FORCE_COLOR": "1",  # NNCF draws its progress for terminals alone
+    "COLUMNS": "120",
+}
+_SHARE = re.compile(r"^progress (?P<share>[\d.]+)")
+_RESULT = re.compile(r"^result (?P<result>.*)", re.MULTILINE)
+_REASON = re.compile(r"^{.*}$", re.MULTILINE)
+_BAR = re.compile(r"(?P<stage>Statistics collection|Applying [\w -]+?)\s.*\s(?P<percent>\d+)%")
+_MEASURING = "Statistics collection"
+_ERRORS: dict[str, type[PipelineError]] = {
+    error().reason: error
+    for error in (
+        SourceUnsupportedError,
+        UnsupportedArchitectureError,
+        QuantizationFailedError,
+        EvaluationFailedError,
+    )
+}
+"""What a step can end with: reason -> error."""
+
+
+class OpenVino:
+    """Makes OpenVINO artifacts."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuses a scheme that we have not, or a calibration text that this image has not."""
+        scheme = SCHEMES.get(recipe.scheme)
+        if scheme is None:
+            raise UnknownSchemeError(f"OpenVINO has no scheme {recipe.scheme!r}: use one of {', '.join(SCHEMES)}")
+        here = texts.calibration_digest()
+        if scheme.calibrated and recipe.calibration != here:
+            raise CalibrationMismatchError(
+                f"this image calibrates {recipe.scheme} on {here}, not on {recipe.calibration}: "
+                "correct pipeline.calibration and the scheme's calibrated in the EdgeRuntime"
+            )
+
+    def make(
+        self, source: Path, resolved: ResolvedSource, recipe: Recipe, work: Path, begin: Callable[[str], Step]
+    ) -> Product:
+        """Converts, calibrates, quantizes, evaluates and measures."""
+        pretrained = Pretrained.read(source, resolved)
+        full, windows = work / "full", work / "windows.json"
+        step = begin("Convert")
+        _run("convert", pretrained.folder, full, windows, work=work, hear=_shares(step))
+        artifact = full if SCHEMES[recipe.scheme].mode is None else self._quantize(full, recipe.scheme, work, begin)
+        quality = self._evaluate(full, artifact, work, begin("Evaluate"))
+        engine = ("openvino-genai", version("openvino-genai"))
+        return Product(
+            folder=artifact,
+            entrypoint=ENTRYPOINT,
+            format="openvino",
+            tools={
+                name: version(name)
+                for name in ("openvino", "openvino-tokenizers", "nncf", "optimum-intel", "transformers", "torch")
+            },
+            baseline_bytes=sum(file.stat().st_size for file in full.iterdir()),
+            quality=quality,
+            performance=measure(*engine, artifact, full, threads(), work, begin("Measure")),
+        )
+
+    def _quantize(self, full: Path, name: str, work: Path, begin: Callable[[str], Step]) -> Path:
+        artifact = work / "artifact"
+        shutil.copytree(full, artifact, ignore=shutil.ignore_patterns("openvino_model.*"))
+        scheme = SCHEMES[name]
+        step = begin("Calibrate" if scheme.calibrated else "Quantize")
+        stages = scheme.awq + scheme.scale_estimation + 1
+        seen: list[str] = []
+
+        def hear(line: str) -> None:
+            nonlocal step
+            found = _BAR.search(line)
+            if not found:
+                return
+            share = int(found["percent"]) / 100
+            if found["stage"] != _MEASURING:
+                if scheme.calibrated and not seen:
+                    step = begin("Quantize")
+                if found["stage"] not in seen:
+                    seen.append(found["stage"])
+                share = (len(seen) - 1 + share) / stages
+            step.share(share)
+
+        _run("quantize", full, artifact, name, work / "windows.json", work=work, hear=hear)
+        return artifact
+
+    def _evaluate(self, full: Path, artifact: Path, work: Path, step: Step) -> QualityReport:
+        """Perplexity of both, and how far the artifact's predictions are from the unquantized model's."""
+        windows, logits = work / "windows.json", work / "logits"
+        baseline = _run("remember", full, windows, logits, work=work, hear=_shares(step, 0.0, 0.5))
+        report = _run("compare", artifact, windows, logits, baseline, work=work, hear=_shares(step, 0.5, 0.5))
+        return QualityReport.model_validate_json(report)
+
+
+def _run(step: str, *arguments: str | Path, work: Path, hear: Callable[[str], None]) -> str:
+    """Takes a step of `openvino_steps` in a process of its own. Returns its result."""
+    environ = _ENVIRON | {"HF_HOME": str(work / "hub"), "OMP_NUM_THREADS": str(threads())}
+    command = [sys.executable, "-m", "edgemodel.pipeline.openvino_steps", step, *arguments]
+    try:
+        said = run_child(command, work, hear, **environ)
+    except ChildFailedError as error:
+        raise _failed(step, error) from None
+    found = _RESULT.search(said)
+    return found["result"] if found else ""
+
+
+def _failed(step: str, error: ChildFailedError) -> PipelineError:
+    """The error that the step says it ended with; else one that quotes its last words."""
+    if found := _REASON.search(error.tail):
+        said = json.loads(found[0])
+        return _ERRORS[said["reason"]](said["message"])
+    words = (error.tail.splitlines() or [str(error)])[-1][:300]
+    if step in ("remember", "compare"):
+        return EvaluationFailedError(f"OpenVINO could not evaluate the model: {words}")
+    return QuantizationFailedError(f"OpenVINO could not {step} the model: {words}")
+
+
+def _shares(step: Step, start: float = 0.0, width: float = 1.0) -> Callable[[str], None]:
+    """Hears how far a process is that takes this much of the step."""
+
+    def hear(line: str) -> None:
+        if found := _SHARE.search(line):
+            step.share(start + width * float(found["share"]))
+
+    return hear

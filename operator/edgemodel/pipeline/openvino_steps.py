@@ -1,0 +1,232 @@
+"""What OpenVINO's Python packages do for the pipeline: `python -m edgemodel.pipeline.openvino_steps STEP ARGUMENTS`.
+
+Each step is a process of its own: these packages take memory that they never give back, and a Job must be able to end
+them. A step tells how far it is in lines `progress SHARE`, and at its end `result RESULT`, or the error as JSON.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemodel.pipeline import quality, texts
+from edgemodel.pipeline.cpus import threads
+from edgemodel.pipeline.errors import (
+    PipelineError,
+    QuantizationFailedError,
+    SourceUnsupportedError,
+    UnsupportedArchitectureError,
+)
+from edgemodel.pipeline.openvino_schemes import SCHEMES
+from edgemodel.pipeline.pretrained import Pretrained
+
+MODEL = "openvino_model.xml"
+CALIBRATION_TOKENS = 8192
+
+_TASK = "text-generation-with-past"
+_DETOKENIZER = "openvino_detokenizer.xml"
+
+_GRAPH = """\
+input_stream: "HTTP_REQUEST_PAYLOAD:input"
+output_stream: "HTTP_RESPONSE_PAYLOAD:output"
+node {
+  name: "LLMExecutor"
+  calculator: "HttpLLMCalculator"
+  input_side_packet: "LLM_NODE_RESOURCES:llm"
+  input_stream: "HTTP_REQUEST_PAYLOAD:input"
+  input_stream: "LOOPBACK:loopback"
+  input_stream_info { tag_index: "LOOPBACK:0" back_edge: true }
+  output_stream: "HTTP_RESPONSE_PAYLOAD:output"
+  output_stream: "LOOPBACK:loopback"
+  input_stream_handler {
+    input_stream_handler: "SyncSetInputStreamHandler"
+    options {
+      [mediapipe.SyncSetInputStreamHandlerOptions.ext] { sync_set { tag_index: "LOOPBACK:0" } }
+    }
+  }
+  node_options {
+    [type.googleapis.com/mediapipe.LLMCalculatorOptions] { models_path: "./" }
+  }
+}
+"""
+"""graph.pbtxt, by which OpenVINO Model Server serves a folder as a language model; all options are its defaults."""
+
+_EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+"""Nothing is rounded but the weights. By itself OpenVINO rounds activations too, on each kind of CPU in another way."""
+
+
+def convert(source: str, target: str, windows: str) -> None:
+    """The model in the folder `source` as OpenVINO has it, in FP16, with all that a server needs, in the folder
+    `target`; and the texts as this model reads them, in the file `windows`."""
+    import torch
+    from optimum.exporters.openvino import export_from_model
+    from optimum.exporters.openvino.convert import export_tokenizer
+    from optimum.intel.openvino import OVConfig
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(target)
+    pretrained = Pretrained(Path(source), json.loads(Path(source, "config.json").read_text()))
+    _know(pretrained.config)
+    tokenizer = pretrained.tokenizer()
+    model, loaded = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float16, local_files_only=True, trust_remote_code=False, output_loading_info=True
+    )
+    if missing := sorted(loaded["missing_keys"]):  # transformers would make them up
+        raise QuantizationFailedError(f"the source lacks weights that its config.json asks for, such as {missing[0]}")
+    _tell(0.2)
+    export_from_model(
+        model,
+        folder,
+        task=_TASK,
+        ov_config=OVConfig(dtype="fp16"),
+        preprocessors=[tokenizer],
+        patch_16bit_model=True,
+    )
+    _tell(0.9)
+    export_tokenizer(tokenizer, folder, task=_TASK)
+    if not (folder / _DETOKENIZER).exists():
+        raise UnsupportedArchitectureError("OpenVINO Tokenizers does not know the model's tokenizer: use another model")
+    (folder / "graph.pbtxt").write_text(_GRAPH)
+    read = {
+        "calibration": pretrained.calibration_windows(CALIBRATION_TOKENS),
+        "held out": pretrained.held_out_windows(),
+    }
+    Path(windows).write_text(json.dumps(read))
+
+
+def quantize(full: str, target: str, scheme_name: str, windows: str) -> None:
+    """The model in the folder `full` in the scheme, into the folder `target`."""
+    import nncf
+    import openvino
+
+    scheme = SCHEMES[scheme_name]
+    model = openvino.Core().read_model(Path(full, MODEL))
+    options: dict[str, Any] = {}
+    if scheme.calibrated:
+        inputs = _names(model)
+        calibration = json.loads(Path(windows).read_text())["calibration"]
+        options["dataset"] = nncf.Dataset(calibration, lambda window: _feed(window, inputs))
+        options["subset_size"] = len(calibration)
+        options["awq"] = scheme.awq
+        options["scale_estimation"] = scheme.scale_estimation
+    model = nncf.compress_weights(
+        model,
+        mode=nncf.CompressWeightsMode[str(scheme.mode)],
+        group_size=scheme.group_size,
+        ratio=scheme.ratio,
+        advanced_parameters=nncf.AdvancedCompressionParameters(
+            group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
+        ),
+        **options,
+    )
+    options = model.get_rt_info("runtime_options").value
+    options.pop("KV_CACHE_PRECISION", None)  # what the exporter asks for where weights have 16 bits
+    model.set_rt_info(options, "runtime_options")
+    _number_anew(model)
+    openvino.save_model(model, Path(target, MODEL), compress_to_fp16=False)
+
+
+def remember(folder: str, windows: str, logits: str) -> None:
+    """Writes what the unquantized model predicts. The result is its perplexity."""
+    print("result", quality.remember(predictor(folder), _held_out(windows), Path(logits), _tell))
+
+
+def compare(folder: str, windows: str, logits: str, baseline: str) -> None:
+    """The quantized model beside what `remember` wrote. The result is the quality report."""
+    digest = texts.digest(texts.held_out_text())
+    report = quality.compare(predictor(folder), _held_out(windows), Path(logits), float(baseline), digest, _tell)
+    print("result", report.model_dump_json())
+
+
+def _know(config: dict[str, Any]) -> None:
+    """Refuses a model that is no language model to transformers, or one that OpenVINO's exporter does not know."""
+    if config.get("quantization_config"):
+        raise SourceUnsupportedError("the model is quantized already: name its unquantized repository")
+
+    from optimum.exporters.tasks import TasksManager
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = str(config.get("model_type"))
+    name = str((config.get("architectures") or [kind])[0])
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ())
+    try:
+        tasks = TasksManager.get_supported_tasks_for_model_type(kind, "openvino", library_name="transformers")
+    except KeyError:
+        tasks = {}
+    if _TASK not in tasks or name not in ((known,) if isinstance(known, str) else known):
+        raise UnsupportedArchitectureError(
+            f"OpenVINO's exporter does not know the architecture {name} as a language model: use another model"
+        )
+
+
+def _number_anew(model: Any) -> None:
+    """Nodes without a name are called by a number that counts all nodes that this process has made, those among them
+    that a model has on this machine's CPU. The file is to be the same on every machine."""
+    for number, node in enumerate(model.get_ordered_ops()):
+        kind = node.get_type_name()
+        if re.fullmatch(rf"{kind}_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{kind}_{number}")
+
+
+def predictor(folder: str) -> quality.Predict:
+    """The model in a folder."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(
+        Path(folder, MODEL), "CPU", _EXACT | {"INFERENCE_NUM_THREADS": str(threads())}
+    )
+    request = compiled.create_infer_request()
+    inputs = _names(compiled)
+
+    def predict(window: Sequence[int]) -> NDArray[np.float32]:
+        request.reset_state()
+        logits: NDArray[np.float32] = request.infer(_feed(window, inputs))["logits"][0]
+        return logits
+
+    return predict
+
+
+def _names(model: Any) -> set[str]:
+    return {name for tensor in model.inputs for name in tensor.names}
+
+
+def _feed(window: Sequence[int], inputs: set[str]) -> dict[str, NDArray[np.integer[Any]]]:
+    """What a model takes to read a window from its beginning: each has some of these inputs."""
+    ids = np.array([window], np.int64)
+    feed: dict[str, NDArray[np.integer[Any]]] = {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "position_ids": np.arange(ids.size)[None],
+        "beam_idx": np.zeros(1, np.int32),
+    }
+    return {name: value for name, value in feed.items() if name in inputs}
+
+
+def _held_out(windows: str) -> list[list[int]]:
+    found: list[list[int]] = json.loads(Path(windows).read_text())["held out"]
+    return found
+
+
+def _tell(share: float) -> None:
+    print("progress", share, flush=True)
+
+
+_STEPS: dict[str, Callable[..., None]] = {step.__name__: step for step in (convert, quantize, remember, compare)}
+
+
+def main() -> None:
+    """Takes the step that the command line names."""
+    name, *arguments = sys.argv[1:]
+    try:
+        _STEPS[name](*arguments)
+    except PipelineError as error:
+        sys.exit(error.termination())
+
+
+if __name__ == "__main__":
+    main()
