@@ -112,7 +112,7 @@ def test_the_job_publishes_what_openvino_model_server_takes(
     )
     assert done.returncode == 0, done.stdout
     steps = [json.loads(line).get("step") for line in done.stdout.splitlines() if '"message": "step"' in line]
-    assert steps == ["Fetch", "Convert", "Calibrate", "Quantize", "Evaluate", "Publish"]
+    assert steps == ["Fetch", "Convert", "Calibrate", "Quantize", "Evaluate", "Measure", "Publish"]
     said = json.loads((tmp_path / "termination").read_text())
     assert said["quality"]["tokens"] == 8 * 255
     assert 50 < float(said["quality"]["baselinePerplexity"]) < 57
