@@ -82,8 +82,8 @@ def _scored(predict: Predict, window: Sequence[int]) -> Iterator[tuple[NDArray[n
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max()
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
 
 
