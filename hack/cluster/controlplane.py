@@ -199,6 +199,6 @@ def free_ports(count: int) -> list[int]:
         while len(found) < count:
             one = stack.enter_context(socket.socket())
             with suppress(OSError):
-                one.bind(("127.0.0.1", random.randrange(10240, 32768)))  # noqa: S311
+                one.bind(("127.0.0.1", random.randrange(10240, 32768)))  # noqa: S311 - no secret
                 found.append(one.getsockname()[1])
         return found

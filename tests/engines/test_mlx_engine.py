@@ -26,12 +26,12 @@ def turned(mlx: Mlx, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     folder = tmp_path_factory.mktemp("turned")
     script = Path(__file__).with_name("mlx_turn.py")
     fixture = Path(__file__).parents[1] / "fixtures" / "tinysawyer-hf"
-    mlx.run("-m", "edgemodel.pipeline.mlx_convert", fixture, folder / "model", "BF16")
+    mlx.said("-m", "edgemodel.pipeline.mlx_convert", fixture, folder / "model", "BF16")
     ending = shutil.copytree(folder / "model", folder / "ending")
     (ending / "chat_template.jinja").write_text(TEMPLATE)
     generation = json.loads((ending / "generation_config.json").read_text())
     (ending / "generation_config.json").write_text(json.dumps(generation | {"eos_token_id": [2, FIFTH]}))
-    found: dict[str, Any] = json.loads(mlx.run(script, folder / "model", ending).splitlines()[-1])
+    found: dict[str, Any] = json.loads(mlx.said(script, folder / "model", ending).splitlines()[-1])
     return found
 
 

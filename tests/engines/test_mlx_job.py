@@ -55,8 +55,8 @@ def _model(folder: Path, **changes: object) -> Path:
 def schemes(mlx: Mlx, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A folder with tinysawyer as MLX has it, unquantized (`full`) and in every scheme, and what was found out."""
     folder = tmp_path_factory.mktemp("schemes")
-    mlx.run("-m", "edgemodel.pipeline.mlx_convert", TINYSAWYER, folder / "full", "F16")
-    lines = mlx.run(Path(__file__).with_name("mlx_make.py"), folder / "full", folder, *SCHEMES).splitlines()
+    mlx.said("-m", "edgemodel.pipeline.mlx_convert", TINYSAWYER, folder / "full", "F16")
+    lines = mlx.said(Path(__file__).with_name("mlx_make.py"), folder / "full", folder, *SCHEMES).splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
     return folder, {one["scheme"]: one for one in found}
 
@@ -91,7 +91,7 @@ def test_the_same_model_and_scheme_give_the_same_bytes(
     mlx: Mlx, schemes: tuple[Path, dict[str, Any]], tmp_path: Path, scheme: str
 ) -> None:
     folder, _ = schemes
-    mlx.run("-m", "edgemodel.pipeline.mlx_convert", folder / "full", tmp_path / scheme, scheme)
+    mlx.said("-m", "edgemodel.pipeline.mlx_convert", folder / "full", tmp_path / scheme, scheme)
     made = {file.name: file.read_bytes() for file in (tmp_path / scheme).iterdir()}
     assert made == {file.name: file.read_bytes() for file in (folder / scheme).iterdir()}
     assert "model.safetensors" in made
@@ -109,7 +109,7 @@ def test_an_edge_runtime_can_list_the_schemes() -> None:
 
 def test_the_job_publishes_what_mlx_lm_loads(mlx: Mlx, s3: S3, tmp_path: Path) -> None:
     model = _model(tmp_path / "volume", num_hidden_layers=1)
-    mlx.run("-c", FIRST_BLOCK, TINYSAWYER / "model.safetensors", model / "model.safetensors")
+    mlx.said("-c", FIRST_BLOCK, TINYSAWYER / "model.safetensors", model / "model.safetensors")
     source = Source(uri="pvc://claim/model")
     resolved = resolve(open_source(source, {"PVC_ROOT": str(tmp_path / "volume")})).resolved
     recipe = Recipe(toolchain="mlx", toolchain_version="test", scheme="4bit")
@@ -229,7 +229,7 @@ def test_a_model_too_narrow_for_the_groups_is_told(mlx: Mlx, make: Make, tmp_pat
     model = _model(tmp_path, hidden_size=32, intermediate_size=96, num_hidden_layers=1, head_dim=8)
     random = "import sys; from pathlib import Path; from mlx_lm.models.llama import *; from mlx_lm.utils import *; "
     random += "save_model(sys.argv[1], Model(ModelArgs.from_dict(load_config(Path(sys.argv[1])))))"
-    mlx.run("-c", random, model)
+    mlx.said("-c", random, model)
     with pytest.raises(errors.QuantizationFailedError, match="smaller groups"):
         make(model, "4bit")
     assert make(model, "4bit-gs32")

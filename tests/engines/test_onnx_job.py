@@ -15,7 +15,7 @@ from edgemodel.pipeline.progress import Reporter
 from edgemodel.pipeline.resolve import resolve
 from edgemodel.pipeline.sources import open_source
 from edgemodel.pipeline.texts import calibration_digest
-from tests.onnx import Onnx as Packages
+from tests.packages import Packages
 from tests.unit.pipeline.models import TINYSAWYER, llama_gguf, safetensors
 
 pytestmark = pytest.mark.xdist_group("onnx")  # they share what takes long to make

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgemodel.pipeline.onnx_schemes import DEFAULT_SCHEME, SCHEMES
-from tests.onnx import Onnx
+from tests.packages import Packages
 
 pytestmark = pytest.mark.xdist_group("onnx")  # they share what takes long to make
 
@@ -48,7 +48,7 @@ greedy = Sampling(max_tokens=20, temperature=0)
 """
 
 
-def _run(onnx: Onnx, folder: Path, code: str) -> Any:
+def _run(onnx: Packages, folder: Path, code: str) -> Any:
     """What the code says about the artifact in the folder."""
     done = onnx.run("-c", ENGINE + code, folder)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -61,7 +61,7 @@ def folder(onnx_artifacts: Path) -> Path:
     return onnx_artifacts / DEFAULT_SCHEME
 
 
-def test_every_scheme_answers(onnx: Onnx, onnx_artifacts: Path) -> None:
+def test_every_scheme_answers(onnx: Packages, onnx_artifacts: Path) -> None:
     code = """
 found = {}
 for name in names:
@@ -79,7 +79,7 @@ say(found)
         assert text.startswith("\nsaid:")
 
 
-def test_requests_side_by_side_answer_as_alone(onnx: Onnx, folder: Path) -> None:
+def test_requests_side_by_side_answer_as_alone(onnx: Packages, folder: Path) -> None:
     code = """
 long = (short + other) * 20
 requests = [(short, greedy), (long, greedy), (other, Sampling(3, 0)), (short, Sampling(1, 0))]
@@ -92,7 +92,7 @@ say([together == [answer(engine, one)[0] for one in requests], [len(ids) for ids
     assert prompt > 128  # it is read in pieces
 
 
-def test_who_comes_later_is_answered_at_once_and_none_waits_for_a_long_prompt(onnx: Onnx, folder: Path) -> None:
+def test_who_comes_later_is_answered_at_once_and_none_waits_for_a_long_prompt(onnx: Packages, folder: Path) -> None:
     code = """
 answers, finishes = {}, {}
 engine.add(1, short, Sampling(100, 0))
@@ -110,7 +110,7 @@ say([second, len(answers[1]) - before, len(answers[3])])
     assert _run(onnx, folder, PROMPTS + code) == ["length", 3, 1]
 
 
-def test_a_seed_gives_the_same_answer_again(onnx: Onnx, folder: Path) -> None:
+def test_a_seed_gives_the_same_answer_again(onnx: Packages, folder: Path) -> None:
     code = """
 seven, eight = (Sampling(20, 1.0, 0.9, seed=seed) for seed in (7, 2**63 + 8))
 say([ids for ids, _ in answer(engine, (short, seven), (short, seven), (short, eight), (short, Sampling(20, 1e-4)))]
@@ -122,7 +122,7 @@ say([ids for ids, _ in answer(engine, (short, seven), (short, seven), (short, ei
     assert cold == narrow == greedy
 
 
-def test_log_probabilities_are_those_of_the_model(onnx: Onnx, onnx_artifacts: Path) -> None:
+def test_log_probabilities_are_those_of_the_model(onnx: Packages, onnx_artifacts: Path) -> None:
     code = """
 import numpy as np
 from edgemodel.pipeline.onnx_evaluate import _predict
@@ -146,7 +146,9 @@ say([worst, [token.logprob for token in answers[2]]])
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_the_token_that_ends_an_answer_is_not_in_it(onnx: Onnx, folder: Path, tmp_path: Path, as_list: bool) -> None:
+def test_the_token_that_ends_an_answer_is_not_in_it(
+    onnx: Packages, folder: Path, tmp_path: Path, as_list: bool
+) -> None:
     ((ids, _),) = _run(onnx, folder, PROMPTS + "say(answer(engine, (short, greedy)))")
     changed = shutil.copytree(folder, tmp_path / "model")
     config = json.loads((changed / "genai_config.json").read_text())
@@ -156,7 +158,7 @@ def test_the_token_that_ends_an_answer_is_not_in_it(onnx: Onnx, folder: Path, tm
     assert _run(onnx, changed, PROMPTS + code) == [[ids[: ids.index(ids[6])], "stop"]] * 2
 
 
-def test_a_cancelled_request_is_heard_of_no_more(onnx: Onnx, folder: Path) -> None:
+def test_a_cancelled_request_is_heard_of_no_more(onnx: Packages, folder: Path) -> None:
     code = """
 for number in (1, 2):
     engine.add(number, short, greedy)
@@ -174,7 +176,7 @@ say([list(outputs), engine.step(), answer(engine, (short, greedy))[0][1]])
     assert _run(onnx, folder, PROMPTS + code) == [[2], [], "length"]
 
 
-def test_thousands_of_requests_leave_no_memory_behind(onnx: Onnx, folder: Path) -> None:
+def test_thousands_of_requests_leave_no_memory_behind(onnx: Packages, folder: Path) -> None:
     code = """
 import resource
 for number in range(2500):
@@ -188,7 +190,9 @@ say(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert _run(onnx, folder, PROMPTS + code) < 2048  # KiB
 
 
-def test_texts_are_split_as_by_the_tokenizer_that_the_model_was_trained_with(onnx: Onnx, onnx_artifacts: Path) -> None:
+def test_texts_are_split_as_by_the_tokenizer_that_the_model_was_trained_with(
+    onnx: Packages, onnx_artifacts: Path
+) -> None:
     code = """
 from transformers import AutoTokenizer
 theirs = AutoTokenizer.from_pretrained(Path(folder, "source"))
@@ -204,7 +208,7 @@ say(engine.decode([]))
     assert _run(onnx, onnx_artifacts, code) == ""
 
 
-def test_a_conversation_is_put_as_transformers_puts_it(onnx: Onnx, onnx_artifacts: Path) -> None:
+def test_a_conversation_is_put_as_transformers_puts_it(onnx: Packages, onnx_artifacts: Path) -> None:
     code = """
 from transformers import AutoTokenizer
 theirs = AutoTokenizer.from_pretrained(Path(folder, "source"))
@@ -223,7 +227,7 @@ except NoChatTemplateError as error:
     assert "there are no tools here" in refusal
 
 
-def test_a_model_without_chat_template_cannot_chat(onnx: Onnx, folder: Path, tmp_path: Path) -> None:
+def test_a_model_without_chat_template_cannot_chat(onnx: Packages, folder: Path, tmp_path: Path) -> None:
     bare = shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns("chat_template.jinja"))
     code = """
 try:
@@ -238,7 +242,7 @@ except NoChatTemplateError as error:
     ("arguments", "why"),
     [('Path(folder, "nothing")', "genai_config.json"), ("folder, 513", "context"), ('folder, device="cuda"', "device")],
 )
-def test_a_model_that_cannot_be_served_is_refused(onnx: Onnx, folder: Path, arguments: str, why: str) -> None:
+def test_a_model_that_cannot_be_served_is_refused(onnx: Packages, folder: Path, arguments: str, why: str) -> None:
     code = f"""
 try:
     load({arguments})

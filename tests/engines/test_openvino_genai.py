@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.openvino import OpenVino
+from tests.packages import Packages
 from tests.unit.pipeline.models import TINYSAWYER
 
 pytestmark = pytest.mark.xdist_group("openvino")  # they share what takes long to make
@@ -29,7 +29,7 @@ for model in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def turned(openvino: OpenVino, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def turned(openvino: Packages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `openvino_turn.py` says."""
     folder = tmp_path_factory.mktemp("turned")
     model = shutil.copytree(TINYSAWYER, folder / "model")

@@ -21,7 +21,7 @@ from edgemodel.pipeline.resolve import resolve
 from edgemodel.pipeline.sources import open_source
 from edgemodel.pipeline.texts import calibration_digest
 from edgemodel.store.artifacts import ArtifactStore
-from tests.openvino import OpenVino
+from tests.packages import Packages
 from tests.s3 import S3
 from tests.unit.pipeline.models import TINYSAWYER, llama_gguf, safetensors
 
@@ -51,7 +51,7 @@ def _recipe(scheme: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def schemes(openvino: OpenVino, tmp_path_factory: pytest.TempPathFactory) -> Found:
+def schemes(openvino: Packages, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """A folder with tinysawyer as OpenVINO has it, in FP16 (`full`) and in every scheme, and what was found out."""
     folder = tmp_path_factory.mktemp("schemes")
     done = openvino.run(Path(__file__).with_name("openvino_make.py"), TINYSAWYER, folder, *COMPRESSED)
@@ -91,7 +91,7 @@ def test_an_edge_runtime_can_list_the_schemes() -> None:
 
 
 def test_the_job_publishes_what_openvino_model_server_takes(
-    openvino: OpenVino, s3: S3, tmp_path: Path, schemes: Found
+    openvino: Packages, s3: S3, tmp_path: Path, schemes: Found
 ) -> None:
     shutil.copytree(TINYSAWYER, tmp_path / "volume" / "model")
     source = Source(uri="pvc://claim/model")
@@ -153,7 +153,7 @@ Make = Callable[[Path], Path]
 
 
 @pytest.fixture
-def make(openvino: OpenVino, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(openvino: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes FP16 of the model in a folder."""
     monkeypatch.setattr("sys.executable", str(openvino.python))
     monkeypatch.setenv("PYTHONPATH", openvino.env["PYTHONPATH"])
@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 """Folder -> what its configuration has, why it is refused, and words of the message."""
 
 
-def test_what_cannot_be_converted_is_refused_and_code_is_not_run(openvino: OpenVino, tmp_path: Path) -> None:
+def test_what_cannot_be_converted_is_refused_and_code_is_not_run(openvino: Packages, tmp_path: Path) -> None:
     models = {name: _model(tmp_path / name, **config) for name, (config, _, _) in REFUSED.items()}
     (models["without-weights"] / "model.safetensors").write_bytes(safetensors(("a", "F16", [4], 8)))
     os.truncate(models["without-tokenizer"] / "tokenizer.model", 10)

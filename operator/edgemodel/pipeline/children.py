@@ -29,6 +29,11 @@ class ChildFailedError(Exception):
         self.status = status
         self.tail = tail
 
+    @property
+    def last_words(self) -> str:
+        """Its last line, for a message."""
+        return (self.tail.splitlines() or [str(self)])[-1][:300]
+
 
 def run_child(command: Sequence[str | Path], folder: Path, hear: Callable[[str], None], **environ: str) -> str:
     """Runs a program in `folder` and returns the end of its output. `hear` gets each line and each carriage return's

@@ -18,10 +18,8 @@ from edgemodel.pipeline import texts
 from edgemodel.pipeline.children import ChildFailedError, run_child
 from edgemodel.pipeline.cpus import threads
 from edgemodel.pipeline.errors import (
-    CalibrationMismatchError,
     EvaluationFailedError,
     QuantizationFailedError,
-    UnknownSchemeError,
     UnsupportedArchitectureError,
 )
 from edgemodel.pipeline.headers import UNQUANTIZED, read_gguf
@@ -29,7 +27,7 @@ from edgemodel.pipeline.llamacpp_home import llamacpp_home
 from edgemodel.pipeline.llamacpp_schemes import SCHEMES
 from edgemodel.pipeline.measure import LLAMACPP, measure
 from edgemodel.pipeline.progress import Step
-from edgemodel.pipeline.toolchain import Product
+from edgemodel.pipeline.toolchain import Product, check_recipe
 
 CALIBRATION_TOKENS = 8192
 ENTRYPOINT = "model.gguf"
@@ -62,15 +60,7 @@ class LlamaCpp:
 
     def check(self, recipe: Recipe) -> None:
         """Refuses a scheme that llama.cpp has not, or a calibration text that this image has not."""
-        scheme = SCHEMES.get(recipe.scheme)
-        if scheme is None:
-            raise UnknownSchemeError(f"llama.cpp has no scheme {recipe.scheme!r}: use one of {', '.join(SCHEMES)}")
-        here = texts.calibration_digest()
-        if scheme.calibrated and recipe.calibration != here:
-            raise CalibrationMismatchError(
-                f"this image calibrates {recipe.scheme} on {here}, not on {recipe.calibration}: "
-                "correct pipeline.calibration and the scheme's calibrated in the EdgeRuntime"
-            )
+        check_recipe("llama.cpp", SCHEMES, recipe)
 
     def make(
         self, source: Path, resolved: ResolvedSource, recipe: Recipe, work: Path, begin: Callable[[str], Step]
@@ -188,7 +178,7 @@ class LlamaCpp:
                 if figures.keys() == _FIGURES.keys():
                     break
         except ChildFailedError as error:
-            raise EvaluationFailedError(f"llama.cpp could not evaluate the model: {_last_words(error)}") from None
+            raise EvaluationFailedError(f"llama.cpp could not evaluate the model: {error.last_words}") from None
         if figures.keys() != _FIGURES.keys() or not all(0 <= abs(figure) < 1e12 for figure in figures.values()):
             raise EvaluationFailedError(
                 "the artifact's predictions cannot be compared with the unquantized model's: use a scheme of more bits"
@@ -274,11 +264,7 @@ def _refused(what: str, error: ChildFailedError) -> UnsupportedArchitectureError
     if found:
         name = found["converter"] or found["loader"]
         return UnsupportedArchitectureError(f"this llama.cpp does not know the architecture {name}: use another model")
-    return QuantizationFailedError(f"llama.cpp could not {what} the model: {_last_words(error)}")
-
-
-def _last_words(error: ChildFailedError) -> str:
-    return (error.tail.splitlines() or [str(error)])[-1][:300]
+    return QuantizationFailedError(f"llama.cpp could not {what} the model: {error.last_words}")
 
 
 def _float(text: str) -> float:

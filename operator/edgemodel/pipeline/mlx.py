@@ -18,14 +18,13 @@ from edgemodel.pipeline.errors import (
     EvaluationFailedError,
     PipelineError,
     QuantizationFailedError,
-    UnknownSchemeError,
     UnsupportedArchitectureError,
 )
 from edgemodel.pipeline.measure import measure
 from edgemodel.pipeline.mlx_schemes import SCHEMES
 from edgemodel.pipeline.pretrained import OFFLINE, Pretrained
 from edgemodel.pipeline.progress import Step
-from edgemodel.pipeline.toolchain import Product
+from edgemodel.pipeline.toolchain import Product, check_recipe
 
 ENTRYPOINT = "config.json"
 
@@ -42,8 +41,7 @@ class Mlx:
 
     def check(self, recipe: Recipe) -> None:
         """Refuses a scheme that MLX has not."""
-        if recipe.scheme not in SCHEMES:
-            raise UnknownSchemeError(f"MLX has no scheme {recipe.scheme!r}: use one of {', '.join(SCHEMES)}")
+        check_recipe("MLX", SCHEMES, recipe)
 
     def make(
         self, source: Path, resolved: ResolvedSource, recipe: Recipe, work: Path, begin: Callable[[str], Step]
@@ -90,9 +88,7 @@ def _evaluate(full: Path, artifact: Path, work: Path, step: Step) -> QualityRepo
     try:
         _run("evaluate", [full, artifact, report], work, hear)
     except ChildFailedError as error:
-        raise _raised(error) or EvaluationFailedError(
-            f"MLX could not evaluate the model: {_last_words(error)}"
-        ) from None
+        raise _raised(error) or EvaluationFailedError(f"MLX could not evaluate the model: {error.last_words}") from None
     return QualityReport.model_validate_json(report.read_bytes())
 
 
@@ -106,7 +102,7 @@ def _refused(scheme: str, error: ChildFailedError) -> PipelineError:
     if unknown := _UNKNOWN.search(error.tail):
         name = (unknown["type"] or unknown["helper"])[:64]
         return UnsupportedArchitectureError(f"this mlx-lm does not know the model type {name}: use another model")
-    return _raised(error) or QuantizationFailedError(f"MLX could not make {scheme} of the model: {_last_words(error)}")
+    return _raised(error) or QuantizationFailedError(f"MLX could not make {scheme} of the model: {error.last_words}")
 
 
 def _raised(error: ChildFailedError) -> PipelineError | None:
@@ -114,7 +110,3 @@ def _raised(error: ChildFailedError) -> PipelineError | None:
     found = list(_RAISED.finditer(error.tail))
     kind = getattr(errors, found[-1]["name"], None) if found else None
     return kind(found[-1]["message"]) if kind else None
-
-
-def _last_words(error: ChildFailedError) -> str:
-    return (error.tail.splitlines() or [str(error)])[-1][:300]

@@ -54,7 +54,7 @@ def predictor(folder: Path) -> Predict:
     return predict
 
 
-class _In32Bits(nn.Embedding):  # type: ignore[misc]
+class _In32Bits(nn.Embedding):  # type: ignore[misc]  # MLX is not installed where types are checked
     """An embedding of 32 bits: what it begins goes on in as many, with weights that are widened only while they are
     multiplied with."""
 

@@ -25,6 +25,11 @@ class MlxScheme(NamedTuple):
     dtype: str = ""
     """The type that all weights are cast to; empty: they keep theirs where they are not quantized."""
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether calibration text goes into it: into none of these."""
+        return False
+
 
 DEFAULT_SCHEME = "4bit"
 

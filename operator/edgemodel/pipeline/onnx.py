@@ -14,21 +14,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
-from edgemodel.pipeline import errors, texts
+from edgemodel.pipeline import errors
 from edgemodel.pipeline.children import ChildFailedError, run_child
 from edgemodel.pipeline.cpus import threads
 from edgemodel.pipeline.errors import (
-    CalibrationMismatchError,
     EvaluationFailedError,
     PipelineError,
     QuantizationFailedError,
-    UnknownSchemeError,
 )
 from edgemodel.pipeline.measure import measure
 from edgemodel.pipeline.onnx_schemes import SCHEMES, UNQUANTIZED, OlivePass
 from edgemodel.pipeline.pretrained import OFFLINE, Pretrained
 from edgemodel.pipeline.progress import Step
-from edgemodel.pipeline.toolchain import Product
+from edgemodel.pipeline.toolchain import Product, check_recipe
 
 ENTRYPOINT = "genai_config.json"
 """What makes the folder one of onnxruntime-genai; it names the model's file."""
@@ -51,15 +49,7 @@ class Onnx:
 
     def check(self, recipe: Recipe) -> None:
         """Refuses a scheme that is not offered, or a calibration text that this image has not."""
-        scheme = SCHEMES.get(recipe.scheme)
-        if scheme is None:
-            raise UnknownSchemeError(f"ONNX Runtime has no scheme {recipe.scheme!r}: use one of {', '.join(SCHEMES)}")
-        here = texts.calibration_digest()
-        if scheme.calibrated and recipe.calibration != here:
-            raise CalibrationMismatchError(
-                f"this image calibrates {recipe.scheme} on {here}, not on {recipe.calibration}: "
-                "correct pipeline.calibration and the scheme's calibrated in the EdgeRuntime"
-            )
+        check_recipe("ONNX Runtime", SCHEMES, recipe)
 
     def make(
         self, source: Path, resolved: ResolvedSource, recipe: Recipe, work: Path, begin: Callable[[str], Step]
@@ -106,7 +96,7 @@ class Onnx:
             self._run("onnx_olive", [source, full, target, json.dumps(passes)], work, hear)
         except ChildFailedError as error:
             raise _ours(error) or QuantizationFailedError(
-                f"Olive could not convert or quantize the model: {_last_words(error)}"
+                f"Olive could not convert or quantize the model: {error.last_words}"
             ) from None
 
     def _evaluate(self, source: Path, full: Path, artifact: Path, work: Path, step: Step) -> QualityReport:
@@ -120,7 +110,7 @@ class Onnx:
             self._run("onnx_evaluate", [source, full, artifact, str(self._threads), report], work, hear)
         except ChildFailedError as error:
             raise _ours(error) or EvaluationFailedError(
-                f"onnxruntime-genai could not evaluate the model: {_last_words(error)}"
+                f"onnxruntime-genai could not evaluate the model: {error.last_words}"
             ) from None
         return QualityReport.model_validate_json(report.read_text())
 
@@ -149,7 +139,3 @@ def _ours(error: ChildFailedError) -> PipelineError | None:
         return None
     raised: type[PipelineError] = getattr(errors, found["kind"])
     return raised(found["message"])
-
-
-def _last_words(error: ChildFailedError) -> str:
-    return (error.tail.splitlines() or [str(error)])[-1][:300]

@@ -19,7 +19,7 @@ from edgemodel.pipeline.quality import Predict, compare, remember
 
 def evaluate(source: Path, full: Path, artifact: Path, threads: int, memory: Path) -> QualityReport:
     """What the artifact is worth. The unquantized model's predictions are kept in the file `memory` meanwhile."""
-    pretrained = Pretrained(source, json.loads((source / "config.json").read_text()))
+    pretrained = Pretrained.at(source)
     windows = pretrained.held_out_windows()
     baseline = remember(_predict(full, threads), windows, memory, lambda share: _say(share / 2))
     digest = texts.digest(texts.held_out_text())

@@ -31,7 +31,7 @@ _NOT_SERVED = ("config.json", "generation_config.json", "*.py")
 
 def run_passes(source: Path, full: Path, target: Path, passes: Sequence[OlivePass]) -> None:
     """Makes `target` out of the source, or of the unquantized ONNX model, by these passes."""
-    pretrained = Pretrained(source, json.loads((source / "config.json").read_text()))
+    pretrained = Pretrained.at(source)
     _refuse_unknown(pretrained)
     Registry.register_dataset(CALIBRATION_WINDOWS)(lambda: _calibration(pretrained))
     offered = OlivePackageConfig.load_default_config()
@@ -44,7 +44,7 @@ def run_passes(source: Path, full: Path, target: Path, passes: Sequence[OlivePas
         apply = create_pass_from_dict(offered.import_pass_module(asked["type"]), options, disable_search=True)
         try:
             model = apply.run(model, str(made))
-        except NotImplementedError:
+        except NotImplementedError:  # how the model builder says that it does not know an architecture
             raise _unknown(pretrained) from None
         for folder in between:
             shutil.rmtree(folder)

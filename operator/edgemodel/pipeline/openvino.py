@@ -13,16 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
-from edgemodel.pipeline import texts
 from edgemodel.pipeline.children import ChildFailedError, run_child
 from edgemodel.pipeline.cpus import threads
 from edgemodel.pipeline.errors import (
-    CalibrationMismatchError,
     EvaluationFailedError,
     PipelineError,
     QuantizationFailedError,
     SourceUnsupportedError,
-    UnknownSchemeError,
     UnsupportedArchitectureError,
 )
 from edgemodel.pipeline.measure import measure
@@ -30,7 +27,7 @@ from edgemodel.pipeline.openvino_schemes import SCHEMES
 from edgemodel.pipeline.openvino_steps import MODEL
 from edgemodel.pipeline.pretrained import OFFLINE, Pretrained
 from edgemodel.pipeline.progress import Step
-from edgemodel.pipeline.toolchain import Product
+from edgemodel.pipeline.toolchain import Product, check_recipe
 
 ENTRYPOINT = MODEL
 
@@ -61,15 +58,7 @@ class OpenVino:
 
     def check(self, recipe: Recipe) -> None:
         """Refuses a scheme that we have not, or a calibration text that this image has not."""
-        scheme = SCHEMES.get(recipe.scheme)
-        if scheme is None:
-            raise UnknownSchemeError(f"OpenVINO has no scheme {recipe.scheme!r}: use one of {', '.join(SCHEMES)}")
-        here = texts.calibration_digest()
-        if scheme.calibrated and recipe.calibration != here:
-            raise CalibrationMismatchError(
-                f"this image calibrates {recipe.scheme} on {here}, not on {recipe.calibration}: "
-                "correct pipeline.calibration and the scheme's calibrated in the EdgeRuntime"
-            )
+        check_recipe("OpenVINO", SCHEMES, recipe)
 
     def make(
         self, source: Path, resolved: ResolvedSource, recipe: Recipe, work: Path, begin: Callable[[str], Step]
@@ -145,7 +134,7 @@ def _failed(step: str, error: ChildFailedError) -> PipelineError:
     if found := _REASON.search(error.tail):
         said = json.loads(found[0])
         return _ERRORS[said["reason"]](said["message"])
-    words = (error.tail.splitlines() or [str(error)])[-1][:300]
+    words = error.last_words
     if step in ("remember", "compare"):
         return EvaluationFailedError(f"OpenVINO could not evaluate the model: {words}")
     return QuantizationFailedError(f"OpenVINO could not {step} the model: {words}")

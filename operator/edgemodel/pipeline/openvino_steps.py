@@ -70,7 +70,7 @@ def convert(source: str, target: str, windows: str) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = Path(target)
-    pretrained = Pretrained(Path(source), json.loads(Path(source, "config.json").read_text()))
+    pretrained = Pretrained.at(Path(source))
     _know(pretrained.config)
     tokenizer = pretrained.tokenizer()
     model, loaded = AutoModelForCausalLM.from_pretrained(

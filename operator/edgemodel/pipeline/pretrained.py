@@ -30,6 +30,11 @@ class Pretrained:
             raise SourceUnsupportedError(
                 f"this toolchain reads safetensors, not {resolved.format}: name the model's safetensors repository"
             )
+        return cls.at(folder)
+
+    @classmethod
+    def at(cls, folder: Path) -> "Pretrained":
+        """The model in a folder."""
         return cls(folder, json.loads((folder / "config.json").read_text()))
 
     @property

@@ -1,13 +1,14 @@
 """What every toolchain is to the Job, and which there are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 from edgemodel.api.artifact import PerformanceReport, QualityReport, Recipe, ResolvedSource
-from edgemodel.pipeline.errors import InternalError
+from edgemodel.pipeline import texts
+from edgemodel.pipeline.errors import CalibrationMismatchError, InternalError, UnknownSchemeError
 from edgemodel.pipeline.progress import Step
 
 
@@ -44,6 +45,25 @@ class Toolchain(Protocol):
 
         `begin` is called with the name of each step (Convert, Calibrate, Quantize, Evaluate, Measure) that it takes.
         """
+
+
+class _Calibrated(Protocol):
+    @property
+    def calibrated(self) -> bool:
+        """Whether calibration text goes into the scheme."""
+
+
+def check_recipe(engine: str, schemes: Mapping[str, _Calibrated], recipe: Recipe) -> None:
+    """Refuses a scheme that is not offered, or a calibration text that this image has not."""
+    scheme = schemes.get(recipe.scheme)
+    if scheme is None:
+        raise UnknownSchemeError(f"{engine} has no scheme {recipe.scheme!r}: use one of {', '.join(schemes)}")
+    here = texts.calibration_digest()
+    if scheme.calibrated and recipe.calibration != here:
+        raise CalibrationMismatchError(
+            f"this image calibrates {recipe.scheme} on {here}, not on {recipe.calibration}: "
+            "correct pipeline.calibration and the scheme's calibrated in the EdgeRuntime"
+        )
 
 
 _TOOLCHAINS = {
