@@ -10,58 +10,9 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.utils import load_model
 
-from edgemodel.serve.engine import EngineSettings, ModelRefusedError, NoChatTemplateError, Output, Sampling, Token
+from edgemodel.serve.engine import EngineSettings, ModelRefusedError, NoChatTemplateError, Sampling
 from edgemodel.serve.mlx import PREFILL_TOKENS, MlxEngine
-
-SLOTS = 4
-PROMPT = "Tom said to"
-GREEDY = Sampling(max_tokens=8, temperature=0, logprobs=True)
-
-
-class Turner:
-    """An engine and what came out of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.engine = MlxEngine(EngineSettings(folder, 1024, SLOTS, 1))
-        self.prompt = self.engine.encode(PROMPT, special=True)
-        self.outputs: dict[int, list[Output]] = {}
-        self.number = 0
-
-    def add(self, sampling: Sampling, prompt: list[int] | None = None) -> int:
-        """Adds a request. Its number."""
-        self.number += 1
-        self.outputs[self.number] = []
-        self.engine.add(self.number, prompt or self.prompt, sampling)
-        return self.number
-
-    def step(self) -> None:
-        """One step."""
-        for output in self.engine.step():
-            self.outputs[output.request].append(output)
-
-    def open(self) -> list[int]:
-        """Requests without an end."""
-        return [number for number, outputs in self.outputs.items() if not (outputs and outputs[-1].finish)]
-
-    def all(self, *samplings: Sampling, prompts: int = 1) -> list[tuple[list[Token], str | None]]:
-        """The answers to requests, as many at a time as may be; their prompts up to so many times as long."""
-        waiting = list(samplings)
-        numbers: list[int] = []
-        while waiting or set(self.open()) & set(numbers):
-            while waiting and len(self.open()) < SLOTS:
-                numbers.append(self.add(waiting.pop(0), self.prompt * (1 + len(numbers) % prompts)))
-            self.step()
-        return [self.answer(number) for number in numbers]
-
-    def answer(self, number: int) -> tuple[list[Token], str | None]:
-        """Tokens and end of an answer; forgets it."""
-        outputs = self.outputs.pop(number)
-        return [token for output in outputs for token in output.tokens], outputs[-1].finish
-
-
-def ids(answer: tuple[list[Token], str | None]) -> list[int]:
-    """The tokens of an answer."""
-    return [token.id for token in answer[0]]
+from tests.engines.turner import GREEDY, SLOTS, Turner, ids
 
 
 def greedy(turner: Turner, folder: Path) -> dict[str, Any]:
@@ -156,7 +107,7 @@ def texts(turner: Turner) -> dict[str, Any]:
 
 def ending(folder: Path) -> dict[str, Any]:
     """A model that chats and ends."""
-    turner = Turner(folder)
+    turner = Turner(MlxEngine(EngineSettings(folder, 1024, SLOTS, 1)))
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     answer = turner.all(GREEDY)[0]
     last = turner.all(Sampling(max_tokens=len(answer[0]) + 1, temperature=0))[0]
@@ -180,7 +131,7 @@ def main() -> None:
     found: dict[str, Any] = {}
 
     def first() -> None:
-        turner = Turner(folder)
+        turner = Turner(MlxEngine(EngineSettings(folder, 1024, SLOTS, 1)))
         elsewhere = threading.Thread(target=lambda: found.update(texts=texts(turner)))
         elsewhere.start()
         found["greedy"] = greedy(turner, folder)

@@ -9,58 +9,11 @@ from typing import Any
 
 from edgemodel.pipeline.openvino_steps import predictor
 from edgemodel.pipeline.quality import _log_softmax
-from edgemodel.serve.engine import EngineSettings, ModelRefusedError, NoChatTemplateError, Output, Sampling, Token
+from edgemodel.serve.engine import EngineSettings, ModelRefusedError, NoChatTemplateError, Sampling
 from edgemodel.serve.openvino_genai import OpenVinoGenAiEngine
+from tests.engines.turner import GREEDY, SLOTS, Turner, ids
 
-CONTEXT, SLOTS = 96, 4
-GREEDY = Sampling(max_tokens=8, temperature=0, logprobs=True)
-
-Answer = tuple[list[Token], str | None]
-
-
-class Turner:
-    """An engine and what came out of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.engine = OpenVinoGenAiEngine(EngineSettings(folder, CONTEXT, SLOTS, 1))
-        self.prompt = self.engine.encode("Tom said to", special=True)
-        self.outputs: dict[int, list[Output]] = {}
-        self.number = 0
-
-    def add(self, sampling: Sampling, prompt: list[int] | None = None) -> int:
-        """Adds a request. Its number."""
-        self.number += 1
-        self.outputs[self.number] = []
-        self.engine.add(self.number, prompt or self.prompt, sampling)
-        return self.number
-
-    def step(self) -> None:
-        """One step."""
-        for output in self.engine.step():
-            self.outputs[output.request].append(output)
-
-    def open(self) -> list[int]:
-        """Requests without an end."""
-        return [number for number, outputs in self.outputs.items() if not (outputs and outputs[-1].finish)]
-
-    def all(self, *samplings: Sampling) -> list[Answer]:
-        """The answers to requests, as many at a time as may be."""
-        waiting, numbers = list(samplings), list[int]()
-        while waiting or self.open():
-            while waiting and len(self.open()) < SLOTS:
-                numbers.append(self.add(waiting.pop(0)))
-            self.step()
-        return [self.answer(number) for number in numbers]
-
-    def answer(self, number: int) -> Answer:
-        """Tokens and end of an answer; forgets it."""
-        outputs = self.outputs.pop(number)
-        return [token for output in outputs for token in output.tokens], outputs[-1].finish
-
-
-def ids(answer: Answer) -> list[int]:
-    """The tokens of an answer."""
-    return [token.id for token in answer[0]]
+CONTEXT = 96
 
 
 def resident() -> int:
@@ -156,7 +109,7 @@ def texts(turner: Turner) -> dict[str, Any]:
 
 def ending(folder: Path) -> dict[str, Any]:
     """A model that chats and ends."""
-    turner = Turner(folder)
+    turner = Turner(OpenVinoGenAiEngine(EngineSettings(folder, CONTEXT, SLOTS, 1)))
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     answer = turner.all(GREEDY)[0]
     found = {"chat": turner.engine.chat_prompt(messages), "ids": ids(answer), "finish": answer[1]}
@@ -176,7 +129,7 @@ def refused(folder: Path, device: str = "") -> str:
 def main() -> None:
     """Does it all."""
     folder, other = map(Path, sys.argv[1:])
-    turner = Turner(folder)
+    turner = Turner(OpenVinoGenAiEngine(EngineSettings(folder, CONTEXT, SLOTS, 1)))
     found = {
         "greedy": greedy(turner, folder),
         "sampled": sampled(turner),

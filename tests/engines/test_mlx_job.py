@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from typing import Any
 import pytest
 
 from edgemodel.api.artifact import Recipe, Source
-from edgemodel.core.keys import artifact_key
 from edgemodel.pipeline import errors
-from edgemodel.pipeline.job import JobRequest
 from edgemodel.pipeline.mlx import Mlx as Toolchain
 from edgemodel.pipeline.mlx_schemes import DEFAULT_SCHEME, SCHEMES, runtime_schemes
 from edgemodel.pipeline.progress import Reporter
 from edgemodel.pipeline.resolve import resolve
 from edgemodel.pipeline.sources import open_source
-from edgemodel.store.artifacts import ArtifactStore
+from tests.engines.whole_job import run_job
 from tests.mlx import Mlx
 from tests.s3 import S3
 from tests.unit.pipeline.models import TINYSAWYER, llama_gguf, safetensors
@@ -110,28 +107,12 @@ def test_an_edge_runtime_can_list_the_schemes() -> None:
 def test_the_job_publishes_what_mlx_lm_loads(mlx: Mlx, s3: S3, tmp_path: Path) -> None:
     model = _model(tmp_path / "volume", num_hidden_layers=1)
     mlx.said("-c", FIRST_BLOCK, TINYSAWYER / "model.safetensors", model / "model.safetensors")
-    source = Source(uri="pvc://claim/model")
-    resolved = resolve(open_source(source, {"PVC_ROOT": str(tmp_path / "volume")})).resolved
     recipe = Recipe(toolchain="mlx", toolchain_version="test", scheme="4bit")
-    request = JobRequest(key=artifact_key(resolved, recipe), source=source, resolved=resolved, recipe=recipe)
-    environ = {
-        "EDGEMODEL_JOB": json.dumps(request.dump()),
-        "EDGEMODEL_WORK": str(tmp_path / "work"),
-        "EDGEMODEL_TERMINATION_LOG": str(tmp_path / "termination"),
-        "PVC_ROOT": str(tmp_path / "volume"),
-    }
-    done = subprocess.run(
-        [mlx.python, "-m", "edgemodel.pipeline"], env=mlx.env | s3.env | environ, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
-    steps = [json.loads(line).get("step") for line in done.stdout.splitlines() if '"message": "step"' in line]
+    steps, said, published = run_job(mlx, s3, tmp_path, recipe)
     assert steps == ["Fetch", "Convert", "Quantize", "Evaluate", "Measure", "Publish"]
-    said = json.loads((tmp_path / "termination").read_text())
     assert said["quality"]["tokens"] == 8 * 255
     assert 0 < float(said["quality"]["klDivergence"]) < 0.05
     assert 3 < said["baselineBytes"] / said["bytes"] < 4
-    published = ArtifactStore(s3.config).read_manifest(request.key)
-    assert published
     manifest = published.manifest
     assert (manifest.format, manifest.entrypoint) == ("mlx", "config.json")
     assert sorted(file.path for file in manifest.files) == [

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,14 @@ from typing import Any
 import pytest
 
 from edgemodel.api.artifact import Recipe, Source
-from edgemodel.core.keys import artifact_key
 from edgemodel.pipeline import errors
-from edgemodel.pipeline.job import JobRequest
 from edgemodel.pipeline.openvino import OpenVino as Toolchain
 from edgemodel.pipeline.openvino_schemes import DEFAULT_SCHEME, SCHEMES, runtime_schemes
 from edgemodel.pipeline.progress import Reporter
 from edgemodel.pipeline.resolve import resolve
 from edgemodel.pipeline.sources import open_source
 from edgemodel.pipeline.texts import calibration_digest
-from edgemodel.store.artifacts import ArtifactStore
+from tests.engines.whole_job import run_job
 from tests.packages import Packages
 from tests.s3 import S3
 from tests.unit.pipeline.models import TINYSAWYER, llama_gguf, safetensors
@@ -94,32 +91,12 @@ def test_the_job_publishes_what_openvino_model_server_takes(
     openvino: Packages, s3: S3, tmp_path: Path, schemes: Found
 ) -> None:
     shutil.copytree(TINYSAWYER, tmp_path / "volume" / "model")
-    source = Source(uri="pvc://claim/model")
-    resolved = resolve(open_source(source, {"PVC_ROOT": str(tmp_path / "volume")})).resolved
-    recipe = _recipe(DEFAULT_SCHEME)
-    request = JobRequest(key=artifact_key(resolved, recipe), source=source, resolved=resolved, recipe=recipe)
-    environ = {
-        "EDGEMODEL_JOB": json.dumps(request.dump()),
-        "EDGEMODEL_WORK": str(tmp_path / "work"),
-        "EDGEMODEL_TERMINATION_LOG": str(tmp_path / "termination"),
-        "PVC_ROOT": str(tmp_path / "volume"),
-    }
-    done = subprocess.run(
-        [openvino.python, "-m", "edgemodel.pipeline"],
-        env=openvino.env | s3.env | environ,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    steps = [json.loads(line).get("step") for line in done.stdout.splitlines() if '"message": "step"' in line]
+    steps, said, published = run_job(openvino, s3, tmp_path, _recipe(DEFAULT_SCHEME))
     assert steps == ["Fetch", "Convert", "Calibrate", "Quantize", "Evaluate", "Measure", "Publish"]
-    said = json.loads((tmp_path / "termination").read_text())
     assert said["quality"]["tokens"] == 8 * 255
     assert 50 < float(said["quality"]["baselinePerplexity"]) < 57
     assert 0 < float(said["quality"]["klDivergence"]) < 0.03
     assert 2.5 < said["baselineBytes"] / said["bytes"] < 3.5
-    published = ArtifactStore(s3.config).read_manifest(request.key)
-    assert published
     manifest = published.manifest
     assert (manifest.format, manifest.entrypoint) == ("openvino", "openvino_model.xml")
     assert manifest.tools["nncf"]
