@@ -122,7 +122,8 @@ class Cache:
         if entry and entry.body == body:
             entry.version = version
             return
-        indexed = tuple((name, value) for name, values in known.watch.indices.items() for value in values(slim))
+        places = ((name, value) for name, values in known.watch.indices.items() for value in values(slim))
+        indexed = tuple(dict.fromkeys(places))
         self._unindex(known, ref)
         for place in indexed:
             known.index.setdefault(place, {})[ref] = None

@@ -144,3 +144,12 @@ def test_a_kind_is_watched_once() -> None:
 def test_unwatched_kinds_are_known_to_be_so(world: World) -> None:
     assert "Pod" in world.cache
     assert "Secret" not in world.cache
+
+
+def test_an_index_may_give_an_object_the_same_value_twice() -> None:
+    cache = Cache([Watch(PODS, indices={"twice": lambda pod: ["x", "x"]})])
+    cache.put("Pod", a_pod("a", 1, "x"))
+    cache.put("Pod", a_pod("a", 2, "y"))
+    assert [ref.name for ref in cache.by_index("Pod", "twice", "x")] == ["a"]
+    cache.remove("Pod", a_pod("a", 3))
+    assert cache.by_index("Pod", "twice", "x") == []
