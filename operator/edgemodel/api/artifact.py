@@ -22,6 +22,7 @@ from edgemodel.api.base import (
     SchemeName,
     Sha256,
     ShortText,
+    Task,
     Text,
     keyed,
     rules,
@@ -125,6 +126,8 @@ class Recipe(ApiModel):
     """Its version: another version makes another artifact."""
     scheme: SchemeName
     """The quantization scheme."""
+    task: Task = "TextGeneration"
+    """What the artifact is to do: it may hold another part of the model for another task."""
     calibration: Sha256 | None = None
     """Digest of the calibration text, where the scheme is calibrated."""
     target: Annotated[str, Field(max_length=63)] = ""
@@ -134,16 +137,21 @@ class Recipe(ApiModel):
 class QualityReport(ApiModel):
     """What the artifact is worth beside the unquantized model, on the same held-out text."""
 
-    perplexity: Decimal
-    """Perplexity of the artifact."""
-    baseline_perplexity: Decimal
-    """Perplexity of the unquantized model."""
     accuracy: Decimal
-    """baselinePerplexity / perplexity: 1 is as good as the unquantized model."""
-    kl_divergence: Decimal
+    """1 is as good as the unquantized model: baselinePerplexity / perplexity of a model that generates text, the cosine
+    of one that embeds it."""
+    perplexity: Decimal | None = None
+    """Perplexity of the artifact."""
+    baseline_perplexity: Decimal | None = None
+    """Perplexity of the unquantized model."""
+    kl_divergence: Decimal | None = None
     """Mean Kullback-Leibler divergence of the artifact's next-token distribution from the baseline's, in nats."""
-    top_token_agreement: Decimal
+    top_token_agreement: Decimal | None = None
     """Share of positions at which both think the same token most likely."""
+    cosine: Decimal | None = None
+    """Mean cosine between the artifact's embedding of a text and the unquantized model's."""
+    least_cosine: Decimal | None = None
+    """That of the text on which they differ most."""
     tokens: Count
     """Tokens that were scored."""
     text_digest: Sha256
@@ -161,7 +169,7 @@ class PerformanceReport(ApiModel):
     threads: Count
     """The threads that it had."""
     tokens_per_second: Decimal
-    """Tokens a second of an answer."""
+    """Tokens a second: of an answer, or of a text that is embedded."""
     baseline_tokens_per_second: Decimal
     """The unquantized model's."""
     speedup: Decimal

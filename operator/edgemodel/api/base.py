@@ -19,6 +19,9 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+Task = Literal["TextGeneration", "Embeddings"]
+"""What a model does."""
+
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 """A DNS label, as Kubernetes names most things."""
 

@@ -18,12 +18,12 @@ from edgemodel.api.base import (
     SchemeName,
     Sha256,
     ShortText,
+    Task,
     Text,
     keyed,
     rules,
 )
 
-Task = Literal["TextGeneration", "Embeddings"]
 TASK_IS_FIXED = "task is fixed: clients of the Service rely on it; create another EdgeModel"
 
 
@@ -74,6 +74,8 @@ class Serving(ApiModel):
     """Tokens of context that each request can have."""
     parallel: Annotated[int, Field(ge=1, le=256)] = 4
     """Requests that a pod serves at the same time."""
+    power_mode: Literal["Balanced", "HighPerformance", "PowerSaver"] = "Balanced"
+    """What an accelerator is to spare, where the runtime can tell it: time or power."""
 
 
 class EdgeModelSpec(ApiModel):

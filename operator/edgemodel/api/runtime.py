@@ -15,10 +15,10 @@ from edgemodel.api.base import (
     SchemeName,
     Sha256,
     ShortText,
+    Task,
     keyed,
     rules,
 )
-from edgemodel.api.model import Task
 
 Argument = Annotated[str, Field(max_length=1024)]
 ImageRef = Annotated[str, Field(min_length=1, max_length=512)]
@@ -72,14 +72,23 @@ class Pipeline(ApiModel):
 
 _OWN_VARIABLES = (
     "!self.env.exists(e, e.name in ['MODEL_DIR', 'MODEL_FILE', 'MODEL_NAME', 'PORT', 'CONTEXT_LENGTH', "
-    "'TOTAL_CONTEXT_LENGTH', 'PARALLEL', 'THREADS', 'DRAIN_SECONDS'])",
+    "'TOTAL_CONTEXT_LENGTH', 'PARALLEL', 'THREADS', 'DRAIN_SECONDS', 'TASK', 'POWER_MODE'])",
     "env must not name a variable that the operator sets",
 )
 
 
+class TaskChoice(ApiModel):
+    """What is different for models of a task."""
+
+    task: Task
+    """The task."""
+    args: Annotated[list[Argument], Field(max_length=32)] = []
+    """Arguments after those of `serving`."""
+
+
 class Serve(ApiModel):
-    """What serves the artifacts. `$(VAR)` in arguments expands over MODEL_DIR, MODEL_FILE, MODEL_NAME, PORT,
-    CONTEXT_LENGTH (a request), TOTAL_CONTEXT_LENGTH (all parallel requests), PARALLEL and THREADS."""
+    """What serves the artifacts. `$(VAR)` in arguments expands over MODEL_DIR, MODEL_FILE, MODEL_NAME, PORT, TASK,
+    CONTEXT_LENGTH (a request), TOTAL_CONTEXT_LENGTH (all parallel requests), PARALLEL, THREADS and POWER_MODE."""
 
     model_config = rules(_OWN_VARIABLES)
 
@@ -91,6 +100,8 @@ class Serve(ApiModel):
     """Arguments."""
     env: Annotated[list[EnvVar], keyed("name", max_length=64)] = []
     """Environment beside the operator's own variables."""
+    tasks: Annotated[list[TaskChoice], keyed("task", max_length=2)] = []
+    """What is different for some tasks."""
     port: Annotated[int, Field(ge=1024, le=65535)] = 8080
     """Port of the OpenAI-compatible API."""
     health_path: Annotated[str, Field(max_length=256, pattern=r"^/")] = "/health"
@@ -137,6 +148,8 @@ class HardwareChoice(ApiModel):
     """Arguments after those of `serving`, for example the device to use."""
     env: Annotated[list[EnvVar], keyed("name", max_length=32)] = []
     """Environment beside that of `serving`; takes the place of a variable of the same name."""
+    target: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.]*$")] | None = None
+    """What artifacts are compiled for there, in the toolchain's own words. It is part of their key."""
     devices: Annotated[list[Device], keyed("name", max_length=8)] = []
     """What a pod holds of the node's devices."""
 

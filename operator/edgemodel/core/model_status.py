@@ -49,11 +49,13 @@ def quality_problem(model: EdgeModel, artifact: ModelArtifact) -> Problem | None
         return Problem.stalling("QualityUnknown", f"artifact {artifact.spec.key} has no quality report to judge")
     if Decimal(report.accuracy) >= Decimal(gate.min_accuracy):
         return None
+    measured = f"perplexity {report.perplexity}, unquantized {report.baseline_perplexity}"
+    if report.cosine is not None:
+        measured = f"mean cosine {report.cosine}, least {report.least_cosine}"
     return Problem.stalling(
         "QualityTooLow",
-        f"{artifact.spec.recipe.scheme} keeps {report.accuracy} of the unquantized model's accuracy "
-        f"(perplexity {report.perplexity}, unquantized {report.baseline_perplexity}), less than minAccuracy "
-        f"{gate.min_accuracy}: choose a scheme with more bits, or lower the bar",
+        f"{artifact.spec.recipe.scheme} keeps {report.accuracy} of the unquantized model's accuracy ({measured}), "
+        f"less than minAccuracy {gate.min_accuracy}: choose a scheme with more bits, or lower the bar",
     )
 
 

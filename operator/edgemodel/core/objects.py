@@ -343,11 +343,14 @@ def _serving_pod(
             "TOTAL_CONTEXT_LENGTH": str(context * serving.parallel),
             "PARALLEL": str(serving.parallel),
             "DRAIN_SECONDS": str(serve.drain_seconds),
+            "TASK": model.spec.task,
+            "POWER_MODE": serving.power_mode,
         }
     )
     # The pod's own CPU limit, rounded up: what its cgroup will let it use.
     variables.append({"name": "THREADS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}})
     there = choice.on_hardware
+    for_task = next((one.args for one in serve.tasks if one.task == model.spec.task), [])
     env = {variable.name: variable.dump() for variable in (*serve.env, *there.env)}
     resources = {"cpu": cpu, "memory": memory} | {device.name: str(device.count) for device in there.devices}
     probe = {"httpGet": {"path": serve.health_path, "port": "http"}, "timeoutSeconds": 5}
@@ -376,7 +379,7 @@ def _serving_pod(
                 there.image or serve.image,
                 settings,
                 command=serve.command,
-                args=serve.args + there.args,
+                args=serve.args + for_task + there.args,
                 env=variables + list(env.values()),
                 ports=[{"name": "http", "containerPort": serve.port, "protocol": "TCP"}],
                 resources={"requests": resources, "limits": resources},

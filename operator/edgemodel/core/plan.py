@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgemodel.api.artifact import Recipe, ResolvedSource
+from edgemodel.api.base import Task
 from edgemodel.api.model import EdgeModelSpec, Variant
 from edgemodel.api.runtime import EdgeRuntime, HardwareChoice, HardwareClass, Scheme, Toleration
 from edgemodel.core.hardware import Fleet
@@ -32,6 +33,7 @@ class Choice:
     hardware: str
     tolerations: Sequence[Toleration]
     scheme: Scheme
+    task: Task
     why: str
 
     @property
@@ -47,7 +49,9 @@ class Choice:
             toolchain=pipeline.toolchain,
             toolchain_version=pipeline.version,
             scheme=self.scheme.name,
+            task=self.task,
             calibration=pipeline.calibration if self.scheme.calibrated else None,
+            target=self.on_hardware.target or "",
         )
 
     def key(self, resolved: ResolvedSource) -> str:
@@ -199,7 +203,7 @@ def _decide(spec: EdgeModelSpec, variant: Variant, landscape: Landscape, source_
         return Undecided(variant, scheme)
     why = "; ".join((runtime[1], hardware[1], scheme[1]))
     tolerations = landscape.classes[hardware[0]].spec.tolerations
-    return Choice(variant, runtime[0], hardware[0], tolerations, scheme[0], why)
+    return Choice(variant, runtime[0], hardware[0], tolerations, scheme[0], spec.task, why)
 
 
 def decide(spec: EdgeModelSpec, landscape: Landscape, source_format: str = "") -> list[Decision]:

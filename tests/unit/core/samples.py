@@ -1,6 +1,6 @@
 """Small objects that the tests of the pure rooms start from. Each takes what a test wants to be different."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgemodel.api.artifact import ModelArtifact, ModelFacts, PerformanceReport, QualityReport, Recipe, ResolvedSource
@@ -79,9 +79,14 @@ def quality(accuracy: str = "0.9812") -> QualityReport:
     )
 
 
-def runtime(name: str = "llamacpp", hardware: Mapping[str, int] | None = None, **spec: Any) -> EdgeRuntime:
-    """A runtime that serves `hardware`: class -> preference."""
-    choices = {"x86-64": 100} if hardware is None else hardware
+def runtime(
+    name: str = "llamacpp",
+    hardware: Mapping[str, int] | None = None,
+    choices: Sequence[Mapping[str, Any]] | None = None,
+    **spec: Any,
+) -> EdgeRuntime:
+    """A runtime that serves `hardware`: class -> preference; or these choices of hardware."""
+    preferences = {"x86-64": 100} if hardware is None else hardware
     return EdgeRuntime.model_validate(
         {
             "metadata": {"name": name},
@@ -92,7 +97,8 @@ def runtime(name: str = "llamacpp", hardware: Mapping[str, int] | None = None, *
                     {"name": "Q8_0", "bitsPerWeight": "8.5"},
                 ],
                 "defaultScheme": "Q4_K_M",
-                "hardware": [{"class": known, "preference": preference} for known, preference in choices.items()],
+                "hardware": choices
+                or [{"class": known, "preference": preference} for known, preference in preferences.items()],
                 "pipeline": {"image": "registry.example/pipeline:1", "toolchain": "llamacpp", "version": "b1"},
                 "serving": {"image": "registry.example/llamacpp:1"},
             }

@@ -28,6 +28,7 @@ def test_key_never_changes_for_what_is_in_stores_already() -> None:
         ("calibration", None),
         ("target", "npu4000"),
         ("target", ""),
+        ("task", "Embeddings"),
     ],
 )
 def test_every_part_of_the_recipe_changes_the_key(part: str, value: str | None) -> None:
@@ -36,7 +37,7 @@ def test_every_part_of_the_recipe_changes_the_key(part: str, value: str | None) 
 
 
 def test_every_field_of_the_recipe_is_in_the_table_above() -> None:
-    assert set(BASE.dump()) == {"toolchain", "toolchainVersion", "scheme", "calibration", "target"}
+    assert set(BASE.dump()) == {"toolchain", "toolchainVersion", "scheme", "calibration", "target", "task"}
 
 
 def test_other_bytes_of_the_source_change_the_key() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edgemodel.api.artifact import ModelArtifact
+from edgemodel.api.artifact import ModelArtifact, QualityReport
 from edgemodel.api.model import EdgeModel, EdgeModelStatus, SourceStatus
 from edgemodel.core.model_status import ModelScope, VariantScope, model_status, quality_problem
 from edgemodel.core.plan import Choice, decide
@@ -12,6 +12,7 @@ from edgemodel.core.problem import Problem
 from tests.unit.core.kstatus import Kstatus, kstatus
 from tests.unit.core.samples import (
     ARM,
+    DIGEST,
     NOW,
     OTHER_DIGEST,
     URI,
@@ -254,3 +255,12 @@ def test_gate_judges_an_artifact_when(
     problem = quality_problem(gated(minimum), artifact)
     assert (problem.reason if problem else None) == reason, name
     assert problem is None or problem.policy == "stalling"
+
+
+def test_embeddings_are_judged_by_their_cosine() -> None:
+    report = QualityReport(accuracy="0.9200", cosine="0.9200", least_cosine="0.8000", tokens=4096, text_digest=DIGEST)
+    artifact = published()
+    status = artifact.status.model_copy(update={"quality": report})
+    problem = quality_problem(gated("0.95"), artifact.model_copy(update={"status": status}))
+    assert problem is not None
+    assert "keeps 0.9200 of the unquantized model's accuracy (mean cosine 0.9200, least 0.8000)" in problem.message

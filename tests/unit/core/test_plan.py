@@ -208,6 +208,22 @@ def test_same_recipe_on_other_hardware_is_the_same_artifact() -> None:
     assert len(wanted_keys(spec, resolved(), MIXED)) == 1
 
 
+def test_what_is_compiled_for_a_chip_is_made_for_each() -> None:
+    hardware = [{"class": "x86-64", "target": "v75"}, {"class": "arm64", "target": "v79"}]
+    offered = landscape((runtime(choices=hardware),), (X86, ARM), (node("a"), node("b", arch="arm64")))
+    wanted = edge_model({"name": "a", "hardware": "arm64"}, {"name": "x", "hardware": "x86-64"}).spec
+    decisions = [decision for decision in decide(wanted, offered) if isinstance(decision, Choice)]
+    assert [decision.recipe.target for decision in decisions] == ["v79", "v75"]
+    assert len(wanted_keys(wanted, resolved(), offered)) == 2
+
+
+def test_another_task_is_another_artifact() -> None:
+    able = runtime(tasks=["TextGeneration", "Embeddings"])
+    offered = landscape((able,), (X86,), (node(),))
+    keys = [wanted_keys(edge_model({"name": "a"}, task=task).spec, resolved(), offered) for task in able.spec.tasks]
+    assert keys[0].isdisjoint(keys[1])
+
+
 PIPELINE = {"image": "registry.example/pipeline:1", "toolchain": "openvino", "version": "1", "sources": ["safetensors"]}
 SAFETENSORS_ONLY = runtime("openvino", {"x86-64": 300}, pipeline=PIPELINE)
 READERS = landscape((CPU, SAFETENSORS_ONLY), (X86,), (node(),))

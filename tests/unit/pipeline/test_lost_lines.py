@@ -31,7 +31,7 @@ exit 0
     program.chmod(0o755)
 
 
-def evaluate(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def evaluate(home: Path, monkeypatch: pytest.MonkeyPatch) -> str | None:
     monkeypatch.setenv("LLAMACPP_HOME", str(home))
     work = home / "work"
     work.mkdir()

@@ -28,10 +28,9 @@ class Disturbed:
 def report(before: Disturbed, after: Disturbed, path: Path) -> tuple[float, float, float, float, int]:
     baseline = remember(before, TEXT, path, lambda _: None)
     found = compare(after, TEXT, path, baseline, "sha256:" + "0" * 64, lambda _: None)
-    return (
-        float(found.perplexity), float(found.accuracy), float(found.kl_divergence), float(found.top_token_agreement),
-        found.tokens,
-    )  # fmt: skip
+    figures = (found.perplexity, found.accuracy, found.kl_divergence, found.top_token_agreement)
+    perplexity, accuracy, divergence, agreement = (float(figure or "nan") for figure in figures)
+    return perplexity, accuracy, divergence, agreement, found.tokens
 
 
 def test_a_model_is_as_good_as_itself(tmp_path: Path) -> None:
