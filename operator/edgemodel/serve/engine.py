@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,43 @@ class TextEngine(Protocol):
         """Gives back what it holds."""
 
 
-_ENGINES = {
+class EmbeddingEngine(Protocol):
+    """Embeds texts. Made, called and closed on one thread; `encode` may be called from any."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, with those that the model wants at both ends."""
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The embedding of each text, of length 1 where the model's are; at most `parallel` texts at a time, each of at
+        most `context_length` tokens."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+
+
+_TEXT_ENGINES = {
     "mlx": "edgemodel.serve.mlx:MlxEngine",
     "onnxruntime-genai": "edgemodel.serve.onnxruntime_genai:OnnxRuntimeGenAiEngine",
     "openvino-genai": "edgemodel.serve.openvino_genai:OpenVinoGenAiEngine",
 }
 """Name -> where it is. Imported only when it is used: each image has the packages of one."""
 
+_EMBEDDING_ENGINES: dict[str, str] = {}
+"""The same, of those that embed."""
+
 
 def engine_maker(name: str) -> Callable[[EngineSettings], TextEngine]:
     """What makes the engine of that name. KeyError if there is none."""
-    module, _, cls = _ENGINES[name].partition(":")
-    maker: Callable[[EngineSettings], TextEngine] = getattr(import_module(module), cls)
+    maker: Callable[[EngineSettings], TextEngine] = _imported(_TEXT_ENGINES[name])
     return maker
+
+
+def embedder_maker(name: str) -> Callable[[EngineSettings], EmbeddingEngine]:
+    """What makes the engine of that name that embeds. KeyError if there is none."""
+    maker: Callable[[EngineSettings], EmbeddingEngine] = _imported(_EMBEDDING_ENGINES[name])
+    return maker
+
+
+def _imported(place: str) -> Any:
+    module, _, cls = place.partition(":")
+    return getattr(import_module(module), cls)
