@@ -42,6 +42,8 @@ class Image:
 
     folder: str
     stage: str = "serve"
+    home: Path = REPOSITORY / "runtime-images"
+    context: Path = REPOSITORY
 
     @property
     def name(self) -> str:
@@ -49,20 +51,20 @@ class Image:
 
     @property
     def file(self) -> Path:
-        return REPOSITORY / "runtime-images" / self.folder / "Dockerfile"
+        return self.home / self.folder / "Dockerfile"
 
     def parsed(self) -> dockerfile.Dockerfile:
         if not self.file.exists():
-            raise ClusterError(f"there is no {self.file.relative_to(REPOSITORY)} to build {self.name} from")
+            raise ClusterError(f"there is no {self.file} to build {self.name} from")
         parsed = dockerfile.parse(self.file.read_text())
         if self.stage not in [stage.name for stage in parsed.stages]:
-            raise ClusterError(f"{self.file.relative_to(REPOSITORY)} has no stage {self.stage}")
+            raise ClusterError(f"{self.file} has no stage {self.stage}")
         return parsed
 
     def key(self) -> str:
         parsed = self.parsed()
-        files = dockerfile.files(REPOSITORY, parsed.needed(self.stage))
-        return cache.key_of(REPOSITORY, files, parsed.text(self.stage))
+        files = dockerfile.files(self.context, parsed.needed(self.stage))
+        return cache.key_of(self.context, files, parsed.text(self.stage))
 
     def reference(self) -> str:
         return f"{self.repository}:{self.key()}"
@@ -110,7 +112,7 @@ def build(*names: str) -> dict[str, str]:
     unknown = sorted(set(names) - KNOWN.keys())
     if unknown:
         raise ClusterError(f"no image is called {', '.join(unknown)}; known: {', '.join(KNOWN)}")
-    return {name: _build(KNOWN[name]) for name in names}
+    return {name: build_image(KNOWN[name]) for name in names}
 
 
 def llamacpp() -> Path:
@@ -118,7 +120,7 @@ def llamacpp() -> Path:
     engine = KNOWN["llamacpp-engine"]
 
     def extract(into: Path) -> None:
-        reference = _build(engine)
+        reference = build_image(engine)
         with _layers(reference) as layers, tempfile.TemporaryDirectory(dir=into) as scratch:
             for layer in layers:
                 with tarfile.open(layer) as tar:
@@ -129,14 +131,15 @@ def llamacpp() -> Path:
     return cache.entry("llamacpp", engine.key(), extract)
 
 
-def _build(image: Image) -> str:
+def build_image(image: Image) -> str:
+    """Builds it if it is not there yet. Returns its reference."""
     return _build_with_docker(image) if kind.docker_answers() else _build_with_buildah(image)
 
 
 def _build_with_docker(image: Image) -> str:
     reference = image.reference()
     if not run("docker", "images", "--quiet", reference).strip():
-        command = ("docker", "build", "--file", image.file, "--target", image.stage, "--tag", reference, REPOSITORY)
+        command = ("docker", "build", "--file", image.file, "--target", image.stage, "--tag", reference, image.context)
         run_long(f"building {reference}", *command, log=cache.root() / f"{image.name}.log")
     return reference
 
@@ -159,8 +162,8 @@ def _build_with_buildah(image: Image) -> str:
             f"building {reference}",
             *_buildah("bud", "--isolation", "chroot", "--network", "host", "--layers", "--pull=false"),
             *(word for volume in volumes for word in ("--volume", volume)),
-            *("--file", file, "--ignorefile", REPOSITORY / ".dockerignore"),
-            *("--target", image.stage, "--tag", reference, REPOSITORY),
+            *("--file", file, "--ignorefile", image.context / ".dockerignore"),
+            *("--target", image.stage, "--tag", reference, image.context),
             log=cache.root() / f"{image.name}.log",
         )
         _keep(reference)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +9,7 @@ from edgemodel.api.artifact import PerformanceReport, QualityReport, Recipe, Res
 from edgemodel.pipeline import texts
 from edgemodel.pipeline.errors import CalibrationMismatchError, InternalError, UnknownSchemeError
 from edgemodel.pipeline.progress import Step
+from edgemodel.serve.plugins import plugin
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ _TOOLCHAINS = {
     "onnx": "edgemodel.pipeline.onnx:Onnx",
     "openvino": "edgemodel.pipeline.openvino:OpenVino",
 }
-"""Name -> where it is. Imported only when it is used: each image has the packages of one."""
+"""Name -> where it is."""
 
 
 def toolchain(name: str) -> Toolchain:
     """The toolchain of that name."""
-    if name not in _TOOLCHAINS:
+    try:
+        made: Toolchain = plugin("edgemodel.toolchains", name, _TOOLCHAINS)()
+    except KeyError:
         raise InternalError(
             f"there is no toolchain {name!r} in this image: correct pipeline.toolchain of the EdgeRuntime"
-        )
-    module, _, cls = _TOOLCHAINS[name].partition(":")
-    made: Toolchain = getattr(import_module(module), cls)()
+        ) from None
     return made

@@ -6,9 +6,10 @@ some requests some tokens. Text is the front's business: engines take and give t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
+
+from edgemodel.serve.plugins import plugin
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ _TEXT_ENGINES = {
     "onnxruntime-genai": "edgemodel.serve.onnxruntime_genai:OnnxRuntimeGenAiEngine",
     "openvino-genai": "edgemodel.serve.openvino_genai:OpenVinoGenAiEngine",
 }
-"""Name -> where it is. Imported only when it is used: each image has the packages of one."""
+"""Name -> where it is."""
 
 _EMBEDDING_ENGINES: dict[str, str] = {}
 """The same, of those that embed."""
@@ -127,16 +128,11 @@ _EMBEDDING_ENGINES: dict[str, str] = {}
 
 def engine_maker(name: str) -> Callable[[EngineSettings], TextEngine]:
     """What makes the engine of that name. KeyError if there is none."""
-    maker: Callable[[EngineSettings], TextEngine] = _imported(_TEXT_ENGINES[name])
+    maker: Callable[[EngineSettings], TextEngine] = plugin("edgemodel.engines", name, _TEXT_ENGINES)
     return maker
 
 
 def embedder_maker(name: str) -> Callable[[EngineSettings], EmbeddingEngine]:
     """What makes the engine of that name that embeds. KeyError if there is none."""
-    maker: Callable[[EngineSettings], EmbeddingEngine] = _imported(_EMBEDDING_ENGINES[name])
+    maker: Callable[[EngineSettings], EmbeddingEngine] = plugin("edgemodel.embedders", name, _EMBEDDING_ENGINES)
     return maker
-
-
-def _imported(place: str) -> Any:
-    module, _, cls = place.partition(":")
-    return getattr(import_module(module), cls)

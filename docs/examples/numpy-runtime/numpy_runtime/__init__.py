@@ -1,0 +1,1 @@
+"""A runtime for EdgeModel that computes with NumPy alone: Llamas, their weights at eight bits."""
