@@ -39,8 +39,8 @@ SourceUri = Annotated[
 ]
 
 
-class Source(ApiModel):
-    """Where the unquantized model comes from."""
+class _Place(ApiModel):
+    """Where files are read from."""
 
     model_config = rules(
         (
@@ -63,16 +63,33 @@ class Source(ApiModel):
     )
 
     uri: SourceUri
-    """`hf://OWNER/NAME`; `s3://BUCKET/PATH`, a folder or one .gguf file; `https://HOST/FILE.gguf`; `pvc://CLAIM/PATH`,
-    a folder or one .gguf file. A folder holds safetensors with config.json and tokenizer, or one .gguf file."""
+    """Where."""
     revision: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][-A-Za-z0-9._/]*$")] | None = None
     """hf: a branch, tag or commit (a branch is pinned to its commit when the source is resolved). s3: a version id."""
-    sha256: Sha256 | None = None
-    """The digest that a one-file source must have. Checked while the file is read."""
     secret_ref: LocalRef | None = None
     """A Secret with the keys `HF_TOKEN` (hf), `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and optionally
     `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL` (s3), or `TOKEN` (https, sent as a bearer token). Only the
     pods that read the source see it; the operator does not."""
+
+
+class Adapter(_Place):
+    """A LoRA adapter: a folder with `adapter_config.json` and `adapter_model.safetensors` as PEFT writes it, or
+    `adapters.safetensors` as mlx-lm does."""
+
+    uri: SourceUri
+    """`hf://OWNER/NAME`, `s3://BUCKET/FOLDER` or `pvc://CLAIM/FOLDER`."""
+
+
+class Source(_Place):
+    """Where the unquantized model comes from."""
+
+    uri: SourceUri
+    """`hf://OWNER/NAME`; `s3://BUCKET/PATH`, a folder or one .gguf file; `https://HOST/FILE.gguf`; `pvc://CLAIM/PATH`,
+    a folder or one .gguf file. A folder holds safetensors with config.json and tokenizer, or one .gguf file."""
+    sha256: Sha256 | None = None
+    """The digest that a one-file source must have. Checked while the file is read."""
+    adapter: Adapter | None = None
+    """A LoRA adapter that is fused into the weights before they are quantized. The model must be safetensors."""
 
 
 class ModelFacts(ApiModel):
@@ -115,6 +132,8 @@ class ResolvedSource(ApiModel):
     """What the headers say."""
     note: ShortText = ""
     """What a reader of the figures must know, for example that the source was dequantized."""
+    adapter_revision: ShortText | None = None
+    """The revision of the adapter that was found; empty for one of a source without revisions. Left out: no adapter."""
 
 
 class Recipe(ApiModel):

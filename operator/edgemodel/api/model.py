@@ -153,6 +153,8 @@ class SourceStatus(ResolvedSource):
     """spec.source.revision as it was resolved."""
     requested_sha256: Sha256 | None = None
     """spec.source.sha256 as it was resolved."""
+    requested_adapter: Annotated[str, Field(max_length=1200)] | None = None
+    """spec.source.adapter as it was resolved: its URI and, after a space, its revision."""
 
 
 class EdgeModelStatus(ApiModel):

@@ -133,6 +133,14 @@ class Device(ApiModel):
     """How many of it."""
 
 
+class NativeProcess(ApiModel):
+    """How a pod runs as a process of its node's own, without a container."""
+
+    command: Annotated[list[Argument], Field(min_length=1, max_length=16)]
+    """The program and its first arguments; those of `serving` follow. `python3` is the Python that the node's agent was
+    installed with; other programs are looked for beside it, and nowhere else. It must listen on $(HOST):$(PORT)."""
+
+
 class HardwareChoice(ApiModel):
     """A class of hardware that a runtime serves, and what is different there."""
 
@@ -152,6 +160,8 @@ class HardwareChoice(ApiModel):
     """What artifacts are compiled for there, in the toolchain's own words. It is part of their key."""
     devices: Annotated[list[Device], keyed("name", max_length=8)] = []
     """What a pod holds of the node's devices."""
+    native: NativeProcess | None = None
+    """Pods there are native processes, which the node's own agent (`edgemodel-node`) starts."""
 
 
 class EdgeRuntimeSpec(ApiModel):

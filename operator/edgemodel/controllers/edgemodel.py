@@ -245,7 +245,12 @@ def _plain(source: SourceStatus) -> ResolvedSource:
 
 
 def _source_status(resolved: ResolvedSource, request: SourceRequest) -> SourceStatus:
-    asked = {"uri": request.uri, "requestedRevision": request.revision, "requestedSha256": request.sha256 or None}
+    asked = {
+        "uri": request.uri,
+        "requestedRevision": request.revision,
+        "requestedSha256": request.sha256 or None,
+        "requestedAdapter": request.adapter or None,
+    }
     return SourceStatus.model_validate(resolved.dump() | asked)
 
 

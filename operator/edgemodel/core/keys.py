@@ -27,13 +27,17 @@ class SourceRequest(NamedTuple):
     uri: str
     revision: str
     sha256: str
+    adapter: str
 
 
 def source_request(source: Source) -> SourceRequest:
     """The request that a source is."""
-    return SourceRequest(source.uri, source.revision or "", source.sha256 or "")
+    adapter = f"{source.adapter.uri} {source.adapter.revision or ''}".rstrip() if source.adapter else ""
+    return SourceRequest(source.uri, source.revision or "", source.sha256 or "", adapter)
 
 
 def answered_request(status: SourceStatus) -> SourceRequest:
     """The request that a resolved source is the answer to."""
-    return SourceRequest(status.uri, status.requested_revision, status.requested_sha256 or "")
+    return SourceRequest(
+        status.uri, status.requested_revision, status.requested_sha256 or "", status.requested_adapter or ""
+    )

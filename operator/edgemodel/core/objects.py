@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgemodel.api import API_VERSION
-from edgemodel.api.artifact import ModelArtifact, ModelArtifactSpec, ResolvedSource, Source
+from edgemodel.api.artifact import Adapter, ModelArtifact, ModelArtifactSpec, ResolvedSource, Source
+from edgemodel.api.base import Task
 from edgemodel.api.model import EdgeModel
-from edgemodel.api.runtime import EdgeRuntime, Scheme
+from edgemodel.api.runtime import EdgeRuntime, EnvVar, HardwareChoice, Scheme
 from edgemodel.core.hardware import HARDWARE_LABEL, class_label
 from edgemodel.core.keys import short_hash
 from edgemodel.core.plan import Choice
@@ -37,9 +38,14 @@ STORE_FINALIZER = "edgemodel.dev/store"
 
 USER = 65532
 MODEL_DIR = "/models"
-SOURCE_DIR = "/source"
-STORE_CREDENTIALS = "/var/run/edgemodel/store"
-SOURCE_CREDENTIALS = "/var/run/edgemodel/source"
+CREDENTIALS = "/var/run/edgemodel"
+STORE_CREDENTIALS = f"{CREDENTIALS}/store"
+ADAPTER_PREFIX = "ADAPTER_"
+"""What begins the names of the variables that say how the adapter is read."""
+
+FETCH, SERVE = "fetch", "serve"
+"""The containers of a serving pod: the first brings the artifact."""
+FETCH_COMMAND = ["edgemodel-fetch"]
 
 
 def _labels(role: str, **more: str) -> dict[str, str]:
@@ -146,23 +152,31 @@ def _store(settings: Settings) -> _Part:
 
 
 def _source(source: Source, settings: Settings) -> _Part:
-    """What a pod needs to read the source."""
+    """What a pod needs to read the source, and its adapter if it has one."""
+    part = _place(source, "source", "", settings)
+    return part + _place(source.adapter, "adapter", ADAPTER_PREFIX, settings) if source.adapter else part
+
+
+def _place(place: Source | Adapter, name: str, prefix: str, settings: Settings) -> _Part:
+    """What a pod needs to read files there. All variables' names begin with the prefix."""
     part = _Part([], [], [])
-    if source.uri.startswith("hf://"):
-        part += _Part(_env({"HF_ENDPOINT": settings.hub_endpoint}), [], [])
-    if source.uri.startswith("pvc://"):
-        claim = source.uri.removeprefix("pvc://").partition("/")[0]
+    if place.uri.startswith("hf://"):
+        part += _Part(_env({f"{prefix}HF_ENDPOINT": settings.hub_endpoint}), [], [])
+    if place.uri.startswith("pvc://"):
+        claim = place.uri.removeprefix("pvc://").partition("/")[0]
         part += _Part(
-            _env({"PVC_ROOT": SOURCE_DIR}),
-            [{"name": "source", "mountPath": SOURCE_DIR, "readOnly": True}],
-            [{"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
+            _env({f"{prefix}PVC_ROOT": f"/{name}"}),
+            [{"name": name, "mountPath": f"/{name}", "readOnly": True}],
+            [{"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}],
         )
-    if source.secret_ref:
+    if place.secret_ref:
+        folder = f"{CREDENTIALS}/{name}"
+        variables = {"EDGEMODEL_SOURCE_CREDENTIALS": folder, "EDGEMODEL_SOURCE_SECRET": place.secret_ref.name}
         part += _secret(
-            "source-credentials",
-            source.secret_ref.name,
-            SOURCE_CREDENTIALS,
-            {"EDGEMODEL_SOURCE_CREDENTIALS": SOURCE_CREDENTIALS, "EDGEMODEL_SOURCE_SECRET": source.secret_ref.name},
+            f"{name}-credentials",
+            place.secret_ref.name,
+            folder,
+            {prefix + variable: value for variable, value in variables.items()},
         )
     return part
 
@@ -306,6 +320,26 @@ def workload_name(model: EdgeModel, variant: str) -> str:
     return f"{model.metadata.name}-{variant}"
 
 
+@dataclass(frozen=True)
+class Startup:
+    """What a runtime's pods start, beside what the operator tells each."""
+
+    command: list[str]
+    args: list[str]
+    env: dict[str, EnvVar]
+
+    @classmethod
+    def of(cls, runtime: EdgeRuntime, there: HardwareChoice, task: Task) -> "Startup":
+        """As the runtime declares it for a class of hardware and a task."""
+        serve = runtime.spec.serving
+        for_task = next((one.args for one in serve.tasks if one.task == task), [])
+        return cls(
+            there.native.command if there.native else serve.command,
+            serve.args + for_task + there.args,
+            {variable.name: variable for variable in (*serve.env, *there.env)},
+        )
+
+
 def _serving_pod(
     model: EdgeModel, choice: Choice, artifact: ModelArtifact, resolved: ResolvedSource, settings: Settings
 ) -> Manifest:
@@ -350,8 +384,7 @@ def _serving_pod(
     # The pod's own CPU limit, rounded up: what its cgroup will let it use.
     variables.append({"name": "THREADS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}})
     there = choice.on_hardware
-    for_task = next((one.args for one in serve.tasks if one.task == model.spec.task), [])
-    env = {variable.name: variable.dump() for variable in (*serve.env, *there.env)}
+    startup = Startup.of(choice.runtime, there, model.spec.task)
     resources = {"cpu": cpu, "memory": memory} | {device.name: str(device.count) for device in there.devices}
     probe = {"httpGet": {"path": serve.health_path, "port": "http"}, "timeoutSeconds": 5}
     drain = {"exec": {"command": serve.drain_command}} if serve.drain_command else {"sleep": {"seconds": 5}}
@@ -364,10 +397,10 @@ def _serving_pod(
         terminationGracePeriodSeconds=serve.drain_seconds + 15,
         initContainers=[
             _container(
-                "fetch",
+                FETCH,
                 settings.operator_image,
                 settings,
-                command=["edgemodel-fetch"],
+                command=FETCH_COMMAND,
                 env=store.env + fetch.env,
                 resources=_SMALL,
                 volumeMounts=store.mounts + volume.mounts + tmp.mounts,
@@ -375,12 +408,12 @@ def _serving_pod(
         ],
         containers=[
             _container(
-                "serve",
+                SERVE,
                 there.image or serve.image,
                 settings,
-                command=serve.command,
-                args=serve.args + for_task + there.args,
-                env=variables + list(env.values()),
+                command=startup.command,
+                args=startup.args,
+                env=variables + [variable.dump() for variable in startup.env.values()],
                 ports=[{"name": "http", "containerPort": serve.port, "protocol": "TCP"}],
                 resources={"requests": resources, "limits": resources},
                 startupProbe=probe | {"periodSeconds": 1, "failureThreshold": serve.startup_seconds},

@@ -46,12 +46,13 @@ def kv_cache_bytes(model: ModelFacts, tokens: int, element: int = 2) -> int:
 def job_size(resolved: ResolvedSource, scheme: Scheme, pipeline: Pipeline, attempt: int = 1) -> JobSize:
     """Memory: the weights as the toolchain holds them, the logits of the baseline, the artifact and a softmax between
     them, and what the toolchain needs besides; twice as much after each time that it was not enough. Scratch: the
-    source, the weights as the toolchain writes them, the artifact, the baseline's log-probabilities at two bytes each,
-    and a tenth more."""
+    source, once more with an adapter in it, the weights as the toolchain writes them, the artifact, the baseline's
+    log-probabilities at two bytes each, and a tenth more."""
     model = resolved.model
     artifact = int(model.parameters * float(scheme.bits_per_weight) / 8)
     memory = pipeline.memory_per_weight * model.parameters + 3 * logits_bytes(model) + pipeline.memory_overhead
-    scratch = resolved.bytes + pipeline.scratch_per_weight * model.parameters + artifact
+    copies = 1 if resolved.adapter_revision is None else 2
+    scratch = copies * resolved.bytes + pipeline.scratch_per_weight * model.parameters + artifact
     scratch += 2 * model.vocabulary * HELD_OUT_TOKENS
     return JobSize(memory * 2 ** (attempt - 1), scratch + scratch // 10 + 64 * MIB)
 

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource, Source
 from edgemodel.api.base import ApiModel, ArtifactKey, Bytes, Sha256
+from edgemodel.pipeline.adapter import AdapterFiles
 from edgemodel.pipeline.errors import InternalError, SourceChangedError
 from edgemodel.pipeline.progress import Reporter
 from edgemodel.pipeline.resolve import Resolution, resolve
-from edgemodel.pipeline.sources import SourceReader, open_source
+from edgemodel.pipeline.sources import SourceReader, open_adapter, open_source
 from edgemodel.pipeline.termination import log
 from edgemodel.pipeline.toolchain import Product, toolchain
 from edgemodel.store.artifacts import ArtifactStore, Published
@@ -74,7 +75,7 @@ def run(environ: Mapping[str, str] = os.environ) -> JobResult:
     making = _empty_folder(work / "make")
     reporter = Reporter(lambda progress: store.write_progress(request.key, progress))
     try:
-        _fetch(request, environ, source, reporter)
+        source = fetch(request, environ, source, reporter)
         product = tools.make(source, request.resolved, request.recipe, making, reporter.step)
         published = _publish(store, request, product, reporter)
     finally:
@@ -82,10 +83,17 @@ def run(environ: Mapping[str, str] = os.environ) -> JobResult:
     return _result(published)
 
 
-def _fetch(request: JobRequest, environ: Mapping[str, str], folder: Path, reporter: Reporter) -> None:
+def fetch(request: JobRequest, environ: Mapping[str, str], folder: Path, reporter: Reporter) -> Path:
+    """Brings the source to the folder. Returns that of the model with its adapter in its weights, if it has one.
+    `SourceChangedError` if the source is no longer what was pinned."""
     step = reporter.step("Fetch", request.resolved.bytes)
-    reader: SourceReader = open_source(_pinned(request), environ)
+    pinned = _pinned(request)
+    reader: SourceReader = open_source(pinned, environ)
     found: Resolution = resolve(reader)
+    adapter = open_adapter(pinned, environ)
+    adapter_files = AdapterFiles.of(adapter) if adapter else None
+    if adapter_files:
+        found = adapter_files.pinned(found)
     if found.resolved.digest != request.resolved.digest:
         raise SourceChangedError(
             f"{request.source.uri} now has the digest {found.resolved.digest}, not {request.resolved.digest}: "
@@ -93,12 +101,24 @@ def _fetch(request: JobRequest, environ: Mapping[str, str], folder: Path, report
         )
     for file in found.files:
         reader.fetch(file, folder / file.path, step.add)
+    if not adapter_files:
+        return folder
+    from edgemodel.pipeline.fuse import fuse  # with NumPy, which not every image must have
+
+    adapter_folder, fused = folder.with_name("adapter"), folder.with_name("fused") / folder.name
+    adapter_files.fetch(adapter_folder, step.add)
+    _empty_folder(fused.parent)
+    fuse(folder, adapter_folder, fused)
+    return fused
 
 
 def _pinned(request: JobRequest) -> Source:
     """The source at the revision that was found when it was resolved: a branch may have moved on since."""
-    revision = request.resolved.revision or request.source.revision
-    return request.source.model_copy(update={"revision": revision})
+    source, resolved = request.source, request.resolved
+    adapter = source.adapter
+    if adapter:
+        adapter = adapter.model_copy(update={"revision": resolved.adapter_revision or adapter.revision})
+    return source.model_copy(update={"revision": resolved.revision or source.revision, "adapter": adapter})
 
 
 def _publish(store: ArtifactStore, request: JobRequest, product: Product, reporter: Reporter) -> Published:

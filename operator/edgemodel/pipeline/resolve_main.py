@@ -10,9 +10,10 @@ import sys
 from pydantic import ValidationError
 
 from edgemodel.api.artifact import Source
+from edgemodel.pipeline.adapter import AdapterFiles
 from edgemodel.pipeline.errors import InternalError, translate
 from edgemodel.pipeline.resolve import resolve
-from edgemodel.pipeline.sources import open_source
+from edgemodel.pipeline.sources import open_adapter, open_source
 from edgemodel.pipeline.termination import log, terminate
 
 MAX_MESSAGE = 4096
@@ -23,7 +24,9 @@ def main() -> int:
     """Resolves; returns the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     try:
-        resolved = resolve(open_source(_source())).resolved
+        source = _source()
+        found, adapter = resolve(open_source(source)), open_adapter(source)
+        resolved = (AdapterFiles.of(adapter).pinned(found) if adapter else found).resolved
         message = resolved.model_dump_json(by_alias=True, exclude_none=True)
         if len(message.encode()) > MAX_MESSAGE:
             raise InternalError("what the source's headers say does not fit a termination message")

@@ -66,7 +66,7 @@ def test_short_hash_does_not_depend_on_the_order_of_fields() -> None:
 
 
 def test_request_to_resolve_is_the_uri_the_revision_and_the_digest_that_is_demanded() -> None:
-    assert source_request(Source(uri="s3://bucket/model")) == ("s3://bucket/model", "", "")
-    assert source_request(Source(uri="hf://a/b", revision="main")) == ("hf://a/b", "main", "")
+    assert source_request(Source(uri="s3://bucket/model")) == ("s3://bucket/model", "", "", "")
+    assert source_request(Source(uri="hf://a/b", revision="main")) == ("hf://a/b", "main", "", "")
     pinned = "sha256:" + 64 * "a"
-    assert source_request(Source(uri="https://h/m.gguf", sha256=pinned)) == ("https://h/m.gguf", "", pinned)
+    assert source_request(Source(uri="https://h/m.gguf", sha256=pinned)) == ("https://h/m.gguf", "", pinned, "")

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +57,11 @@ def test_job_scratch_is_source_model_artifact_and_baseline_with_room() -> None:
     scores = 2 * 49_152 * 4096
     total = 271_000_000 + 269_030_016 + artifact + scores
     assert job_size(resolved(), Q4, pipeline()).scratch == total + total // 10 + 64 * MIB
+
+
+def test_job_scratch_has_room_for_the_source_with_an_adapter_in_it() -> None:
+    alone, fused = (job_size(resolved(adapterRevision=found), Q4, pipeline()).scratch for found in (None, ""))
+    assert fused - alone == pytest.approx(1.1 * resolved().bytes, abs=1)
 
 
 def test_job_gets_twice_the_memory_each_time_it_was_not_enough() -> None:

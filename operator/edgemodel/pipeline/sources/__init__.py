@@ -4,10 +4,11 @@ import os
 from collections.abc import Mapping
 
 from edgemodel.api.artifact import Source
+from edgemodel.core.objects import ADAPTER_PREFIX
 from edgemodel.pipeline.sources.base import SourceFile, SourceReader
 from edgemodel.pipeline.sources.credentials import Credentials
 
-__all__ = ["SourceFile", "SourceReader", "open_source"]
+__all__ = ["SourceFile", "SourceReader", "open_adapter", "open_source"]
 
 
 def open_source(source: Source, environ: Mapping[str, str] = os.environ) -> SourceReader:
@@ -30,3 +31,14 @@ def open_source(source: Source, environ: Mapping[str, str] = os.environ) -> Sour
     from edgemodel.pipeline.sources.pvc import VolumeReader
 
     return VolumeReader(rest, source.sha256, environ.get("PVC_ROOT", "/source"))
+
+
+def open_adapter(source: Source, environ: Mapping[str, str] = os.environ) -> SourceReader | None:
+    """A reader of the source's adapter, if it has one."""
+    if source.adapter is None:
+        return None
+    own = {
+        name.removeprefix(ADAPTER_PREFIX): value for name, value in environ.items() if name.startswith(ADAPTER_PREFIX)
+    }
+    place = source.adapter
+    return open_source(Source(uri=place.uri, revision=place.revision, secret_ref=place.secret_ref), own)
