@@ -35,6 +35,14 @@ demo: env ## From nothing to a streamed answer on a cluster of this machine
 demo-down: ## Takes the cluster down and leaves nothing of it
 	@$(CLUSTER) down
 
+.PHONY: table
+table: env ## What each framework and scheme gains for the demo's model, measured by the pipeline
+	@$(BIN)/python -m hack.table
+
+.PHONY: image-sizes
+image-sizes: env ## The size of each image, and that none carries what it should not
+	@$(BIN)/python -m hack.image_sizes
+
 .PHONY: generate
 generate: env ## What is generated: crds/, the chart's copies, the API reference
 	@$(BIN)/python -m hack.generate
@@ -60,8 +68,11 @@ requirements: env ## Pins the dependencies anew
 	@$(PIN) --output-file requirements/operator.txt
 	@$(PIN) --group dev --constraint requirements/operator.txt --output-file requirements/dev.txt
 	@$(PIN) --extra llamacpp --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/llamacpp.txt
+	@$(PINNED) --group llamacpp-cuda --output-file requirements/llamacpp-cuda.txt
 	@$(PIN) --extra onnx --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/onnx.txt
 	@$(PINNED) --group onnx-serve --constraint requirements/onnx.txt --output-file requirements/onnx-serve.txt
 	@$(PIN) --extra openvino --constraint requirements/operator.txt $(WITHOUT_CUDA) $(WITHOUT_VISION) --output-file requirements/openvino.txt
 	@$(PINNED) --group openvino-serve --constraint requirements/openvino.txt --output-file requirements/openvino-serve.txt
+	@$(PIN) --extra qnn --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/qnn.txt
+	@$(PINNED) --group qnn-serve --constraint requirements/qnn.txt --output-file requirements/qnn-serve.txt
 	@$(PIN) --extra mlx --constraint requirements/operator.txt --universal --output-file requirements/mlx.txt

@@ -64,9 +64,9 @@ def upload(deployed: Deployed, model: Path) -> Json:
     return {"uri": f"s3://{SOURCES}/{name}", "secretRef": {"name": SOURCES}}
 
 
-def _news(deployed: Deployed) -> tuple[Json, str]:
+def _news(deployed: Deployed, name: str) -> tuple[Json, str]:
     """The EdgeModel, and a line that says how far it is."""
-    model = json.loads(deployed.kubectl("get", "em", "--namespace", NAMESPACE, "smollm2", "-o", "json"))
+    model = json.loads(deployed.kubectl("get", "em", "--namespace", NAMESPACE, name, "-o", "json"))
     conditions = {condition["type"]: condition for condition in model["status"].get("conditions", [])}
     if "Ready" not in conditions:
         return model, "waiting for the operator"
@@ -78,11 +78,11 @@ def _news(deployed: Deployed) -> tuple[Json, str]:
     return model, line
 
 
-def wait_until_ready(deployed: Deployed) -> Json:
+def wait_until_ready(deployed: Deployed, name: str) -> Json:
     """Shows each step while it goes. Raises if the model stalls or takes too long."""
     deadline, shown = time.monotonic() + MODEL_TIMEOUT, ""
     while time.monotonic() < deadline:
-        model, line = _news(deployed)
+        model, line = _news(deployed, name)
         if line != shown:
             say(line)
             shown = line
@@ -150,7 +150,7 @@ def main() -> None:
     say("applying the EdgeModel")
     print(yaml.safe_dump(manifest, sort_keys=False), flush=True)
     deployed.kubectl("apply", "--namespace", NAMESPACE, "-f", "-", text=json.dumps(manifest))
-    model = wait_until_ready(deployed)
+    model = wait_until_ready(deployed, "smollm2")
     print(deployed.kubectl("get", "em", "--namespace", NAMESPACE), flush=True)
     speed = chat(deployed)
     artifacts = json.loads(deployed.kubectl("get", "ma", "--namespace", NAMESPACE, "-o", "json"))["items"]

@@ -135,10 +135,14 @@ def deploy(namespaces: Sequence[str]) -> Deployed:
         manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
         deployed.kubectl("apply", "--server-side", "-f", "-", text=json.dumps(manifest))
         deployed.kubectl("label", "--overwrite", "namespace", namespace, RESTRICTED)
-    values = [
+    switches = [
         "objectStore.embedded.enabled=true",
         "objectStore.embedded.persistence.enabled=false",
         "probe.enabled=true",
+        "macNodes.enabled=true",
+    ]
+    # As texts: a tag, which is a hash, may be all digits, or a number with an exponent.
+    texts = [
         *(value for name, reference in built.items() for value in _image_values(name, reference)),
         *_image_values("store", store),
         *(f"objectStore.namespaces[{number}]={name}" for number, name in enumerate(namespaces)),
@@ -146,7 +150,8 @@ def deploy(namespaces: Sequence[str]) -> Deployed:
     say("installing the chart")
     deployed.helm(
         *("upgrade", "--install", RELEASE, REPOSITORY / "charts" / "edgemodel", "--wait", "--timeout", "2m"),
-        *(word for value in values for word in ("--set", value)),
+        *(word for value in switches for word in ("--set", value)),
+        *(word for value in texts for word in ("--set-string", value)),
     )
     say("the operator is ready")
     return deployed

@@ -16,6 +16,7 @@ TOOLS = {
     "mlx": ("mlx-lm", "mlx[cpu]"),
     "onnx": ("olive-ai", "onnxruntime-genai"),
     "openvino": ("openvino", "nncf", "optimum-intel"),
+    "qnn": ("onnxruntime-qnn", "onnxruntime"),
 }
 """Toolchain -> the packages whose versions are its version."""
 
@@ -32,7 +33,10 @@ def _content(toolchain: str) -> str:
         "version": _version(toolchain),
         "calibration": calibration_digest(),
         "defaultScheme": schemes.DEFAULT_SCHEME,
-        "schemes": [scheme.dump() for scheme in schemes.runtime_schemes()],
+        "schemes": [
+            {name: value for name, value in scheme.dump().items() if value != []}
+            for scheme in schemes.runtime_schemes()
+        ],
     }
     return HEADER + yaml.safe_dump(content, sort_keys=False)
 

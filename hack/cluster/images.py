@@ -38,7 +38,8 @@ Dir::Cache::srcpkgcache "";
 
 @dataclass(frozen=True)
 class Image:
-    """A stage of a Dockerfile that is an image. Its name is that of its folder, and of its stage unless it serves."""
+    """A stage of a Dockerfile that is an image. Its name is that of its folder, and of its stage unless it serves; one
+    that serves on special hardware is called by that."""
 
     folder: str
     stage: str = "serve"
@@ -47,7 +48,8 @@ class Image:
 
     @property
     def name(self) -> str:
-        return self.folder if self.stage == "serve" else f"{self.folder}-{self.stage}"
+        kind = self.stage.removeprefix("serve").removeprefix("-")
+        return f"{self.folder}-{kind}" if kind else self.folder
 
     @property
     def file(self) -> Path:
@@ -84,6 +86,9 @@ KNOWN = {
     for image in (
         Image("operator"),
         Image("llamacpp"),
+        Image("llamacpp", "serve-cuda"),
+        Image("llamacpp", "serve-vulkan"),
+        Image("llamacpp", "serve-opencl"),
         Image("llamacpp", "engine"),
         Image("llamacpp", "toolchain"),
         Image("llamacpp", "pipeline"),
@@ -96,6 +101,9 @@ KNOWN = {
         Image("openvino"),
         Image("openvino", "toolchain"),
         Image("openvino", "pipeline"),
+        Image("qnn"),
+        Image("qnn", "toolchain"),
+        Image("qnn", "pipeline"),
     )
 }
 DEPLOYED = (
@@ -104,6 +112,7 @@ DEPLOYED = (
     *("mlx", "mlx-pipeline"),
     *("onnx", "onnx-pipeline"),
     *("openvino", "openvino-pipeline"),
+    *("qnn", "qnn-pipeline"),
 )
 
 
@@ -121,8 +130,8 @@ def llamacpp() -> Path:
 
     def extract(into: Path) -> None:
         reference = build_image(engine)
-        with _layers(reference) as layers, tempfile.TemporaryDirectory(dir=into) as scratch:
-            for layer in layers:
+        with layers(reference) as tars, tempfile.TemporaryDirectory(dir=into) as scratch:
+            for layer in tars:
                 with tarfile.open(layer) as tar:
                     tar.extractall(scratch, filter="tar")
             for part in Path(scratch, "opt", "llama.cpp").iterdir():
@@ -171,9 +180,16 @@ def _build_with_buildah(image: Image) -> str:
     return reference
 
 
+def user(reference: str) -> str:
+    """The user that the image's program runs as, in the image's own words: empty where it says nothing."""
+    if kind.docker_answers():
+        return run("docker", "image", "inspect", "--format", "{{.Config.User}}", reference).strip()
+    return str(oci.layout().config(reference)["config"].get("User", ""))
+
+
 @contextmanager
-def _layers(reference: str) -> Iterator[list[Path]]:
-    """The image's layers as tar files, the lowest first."""
+def layers(reference: str) -> Iterator[list[Path]]:
+    """The image's layers as tar files, the lowest first; with Docker, all that is in it as one."""
     if not kind.docker_answers():
         yield oci.layout().layers(reference)
         return

@@ -18,7 +18,7 @@ SERVICES = "10.214.0.0/16"
 FIRST_SERVICE = "10.214.0.1"
 DNS_SERVICE = "10.214.0.10"
 
-_INTERFACE = "edgemodel0"
+INTERFACE = "edgemodel0"
 _TABLE = "edgemodel-cluster"
 # Outside, what pods send comes from this host.
 _MASQUERADE = f"""table ip {_TABLE} {{
@@ -36,16 +36,16 @@ _CNI_NETWORK = "edgemodel-cluster"
 
 def up(record: Path) -> None:
     """Makes what is missing. The record says that it was made here, and how the host was before."""
-    exists = Path("/sys/class/net", _INTERFACE).exists()
+    exists = Path("/sys/class/net", INTERFACE).exists()
     if not record.exists():
         if exists or any(_has_table(family, name) for family, name in _PROXY_TABLES):
-            raise ClusterError(f"this host has an interface {_INTERFACE} or a kube-proxy of another cluster")
+            raise ClusterError(f"this host has an interface {INTERFACE} or a kube-proxy of another cluster")
         record.write_text(json.dumps({"forwarding": _FORWARDING.read_text().strip()}))
     if not exists:
-        say(f"making the interface {_INTERFACE} with {ADDRESS}")
-        run("ip", "link", "add", _INTERFACE, "type", "bridge")
-        run("ip", "address", "add", f"{ADDRESS}/32", "dev", _INTERFACE)
-        run("ip", "link", "set", _INTERFACE, "up")
+        say(f"making the interface {INTERFACE} with {ADDRESS}")
+        run("ip", "link", "add", INTERFACE, "type", "bridge")
+        run("ip", "address", "add", f"{ADDRESS}/32", "dev", INTERFACE)
+        run("ip", "link", "set", INTERFACE, "up")
     _FORWARDING.write_text("1")
     if not _has_table("ip", _TABLE):
         run("nft", "--file", "-", text=_MASQUERADE)
@@ -55,8 +55,8 @@ def down(record: Path, leases: Path) -> None:
     """Undoes it, and forgets the pods that had an address."""
     if not record.exists():
         return
-    if Path("/sys/class/net", _INTERFACE).exists():
-        run("ip", "link", "delete", _INTERFACE)
+    if Path("/sys/class/net", INTERFACE).exists():
+        run("ip", "link", "delete", INTERFACE)
     for family, name in (("ip", _TABLE), *_PROXY_TABLES):
         if _has_table(family, name):
             run("nft", "delete", "table", family, name)

@@ -44,6 +44,11 @@ class Layout:
     def layers(self, reference: str) -> list[Path]:
         return [self._blob(layer["digest"]) for layer in self._manifest(reference)["layers"]]
 
+    def config(self, reference: str) -> Json:
+        """What the image says of itself: its user, its environment, its command."""
+        config: Json = json.loads(self._blob(self._manifest(reference)["config"]["digest"]).read_text())
+        return config
+
     def uncompress(self, reference: str) -> None:
         """Stores the image's layers as plain tar files, if a builder wrote them compressed."""
         manifest = self._manifest(reference)

@@ -64,6 +64,7 @@ EMBEDDED: Values = {
     },
     "metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True, "labels": {"release": "prom"}}},
     "networkPolicy": {"enabled": True},
+    "macNodes": {"enabled": True},
     "builtins": {"enabled": False},
 }
 """The store that comes along, and all that can be switched on."""

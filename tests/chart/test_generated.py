@@ -8,7 +8,9 @@ import yaml
 
 from edgemodel.api.__main__ import render
 from edgemodel.api.runtime import EdgeRuntime, HardwareClass
+from edgemodel.core.facts import snapdragon_facts
 from edgemodel.core.hardware import NodeFacts, classes_of, is_of_class
+from edgemodel.core.snapdragons import SNAPDRAGONS, soc_of
 from edgemodel.pipeline.texts import calibration_digest
 from hack.runtimes import FOLDER, toolchains
 from tests.chart.chart import BUCKET, CHART, HARDWARE, RUNTIMES, Helm, one
@@ -75,7 +77,12 @@ SNAPDRAGON = {"edgemodel.dev/soc": "SC8380XP", "edgemodel.dev/htp-architecture":
         (NodeFacts("h100", "amd64", "linux", INTEL, {"nvidia.com/gpu": "1"}), ["nvidia", "intel-cpu", "x86-64"]),
         (NodeFacts("orin", "arm64", "linux", {}, {"nvidia.com/gpu": "1"}), ["nvidia", "arm64"]),
         (NodeFacts("no gpu left", "amd64", "linux", {}, {"nvidia.com/gpu": "0"}), ["x86-64"]),
-        (NodeFacts("board", "arm64", "linux", SNAPDRAGON, {}), ["snapdragon", "arm64"]),
+        (NodeFacts("board", "arm64", "linux", SNAPDRAGON, {}), ["snapdragon-sc8380xp", "snapdragon", "arm64"]),
+        (
+            NodeFacts("newer", "arm64", "linux", SNAPDRAGON | {"edgemodel.dev/soc": "SM9999"}, {}),
+            ["snapdragon", "arm64"],
+        ),
+        (NodeFacts("simulated", "amd64", "linux", SNAPDRAGON, {}), ["snapdragon-sc8380xp", "x86-64"]),
         (NodeFacts("mac", "arm64", "darwin", {}, {}), ["apple-silicon"]),
         (NodeFacts("pi", "arm64", "linux", {}, {}), ["arm64"]),
     ],
@@ -91,8 +98,27 @@ def classes(helm: Helm) -> list[HardwareClass]:
     return [HardwareClass.model_validate(each) for each in helm.render(BUCKET) if each["kind"] == "HardwareClass"]
 
 
-def test_a_snapdragon_may_have_to_offer_its_htp(helm: Helm) -> None:
+@pytest.mark.parametrize("name", ["snapdragon", "snapdragon-sc8380xp"])
+def test_a_snapdragon_may_have_to_offer_its_htp(helm: Helm, name: str) -> None:
     values = BUCKET | {"builtins": {"snapdragon": {"resource": "qualcomm.com/htp"}}}
-    snapdragon = HardwareClass.model_validate(one(helm.render(values), "HardwareClass", "snapdragon"))
+    snapdragon = HardwareClass.model_validate(one(helm.render(values), "HardwareClass", name))
     assert not is_of_class(NodeFacts("board", "arm64", "linux", SNAPDRAGON, {}), snapdragon.spec)
     assert is_of_class(NodeFacts("board", "arm64", "linux", SNAPDRAGON, {"qualcomm.com/htp": "1"}), snapdragon.spec)
+
+
+@pytest.mark.parametrize("soc", sorted(SNAPDRAGONS))
+def test_each_snapdragon_that_is_known_has_a_class_that_artifacts_are_compiled_for(
+    helm: Helm, classes: list[HardwareClass], soc: str
+) -> None:
+    board = NodeFacts("board", "arm64", "linux", snapdragon_facts(soc), {})
+    best = classes_of(board, classes)[0]
+    qnn = EdgeRuntime.model_validate(one(helm.render(BUCKET), "EdgeRuntime", "qnn")).spec
+    (target,) = [choice.target for choice in qnn.hardware if choice.hardware_class == best]
+    assert target
+    assert SNAPDRAGONS[soc_of(target)] == SNAPDRAGONS[soc]
+
+
+def test_a_pod_of_qnn_holds_the_htp_where_it_is_a_resource(helm: Helm) -> None:
+    values = BUCKET | {"builtins": {"snapdragon": {"resource": "qualcomm.com/htp"}}}
+    qnn = EdgeRuntime.model_validate(one(helm.render(values), "EdgeRuntime", "qnn")).spec
+    assert {device.name for choice in qnn.hardware for device in choice.devices} == {"qualcomm.com/htp"}

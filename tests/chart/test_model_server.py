@@ -1,10 +1,11 @@
-"""Pods of OpenVINO Model Server, as its documentation asks for them.
+"""Pods of OpenVINO Model Server, as its documentation asks for them, for models that generate text and that embed it.
 
 Its image cannot be had where these tests run: that it starts with these arguments is not proven here. The folder that
 it is pointed at is loaded by OpenVINO GenAI in tests/engines.
 
 Sources: upstream's docs/parameters.md (command line), docs/llm/reference.md (tasks, graphs in memory), docs/metrics.md,
-docs/model_server_rest_api_kfs.md (readiness) of version 2026.3.
+docs/model_server_rest_api_kfs.md (readiness), docs/model_server_rest_api_embeddings.md; and src/embeddings (pooling,
+which the documentation says is CLS by default, is read in the folder's 1_Pooling/config.json first) of version 2026.3.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgemodel.api.artifact import ModelArtifact
+from edgemodel.api.model import EdgeModel
 from edgemodel.api.runtime import EdgeRuntime, HardwareClass
 from edgemodel.core.hardware import NodeFacts, fleet_of
 from edgemodel.core.objects import model_artifact, workload
@@ -35,8 +37,8 @@ NODES = {
 }
 
 
-def pod_on(helm: Helm, node: str) -> dict[str, Any]:
-    """The pod of an EdgeModel that leaves everything open, on a node of Intel's."""
+def chosen_on(helm: Helm, node: str, task: str) -> tuple[EdgeModel, Choice]:
+    """What is decided of an EdgeModel that leaves everything open, on a node of Intel's."""
     rendered = helm.render(BUCKET)
     classes = [HardwareClass.model_validate(each) for each in rendered if each["kind"] == "HardwareClass"]
     runtimes = [EdgeRuntime.model_validate(each) for each in rendered if each["kind"] == "EdgeRuntime"]
@@ -45,9 +47,15 @@ def pod_on(helm: Helm, node: str) -> dict[str, Any]:
         {each.metadata.name: each for each in classes},
         fleet_of([NODES[node]], classes),
     )
-    model = edge_model(serving={"contextLength": 4096, "parallel": 4})
+    model = edge_model(serving={"contextLength": 4096, "parallel": 4}, task=task)
     (choice,) = decide(model.spec, landscape, "safetensors")
     assert isinstance(choice, Choice)
+    return model, choice
+
+
+def pod_on(helm: Helm, node: str, task: str = "TextGeneration") -> dict[str, Any]:
+    """The pod of that EdgeModel."""
+    model, choice = chosen_on(helm, node, task)
     record = model_artifact(model, choice, resolved())
     status = published().status.dump() | {"entrypoint": "openvino_model.xml"}
     artifact = ModelArtifact.model_validate(record | {"status": status})
@@ -69,12 +77,15 @@ def options(pod: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+CPU, GPU = "docker.io/openvino/model_server:2026.3", "docker.io/openvino/model_server:2026.3-gpu"
+
+
 @pytest.mark.parametrize(
     ("node", "image", "device", "hardware", "held"),
     [
-        ("cpu", "docker.io/openvino/model_server:2026.3", "CPU", "intel-cpu-amx", None),
-        ("gpu", "docker.io/openvino/model_server:2026.3-gpu", "GPU", "intel-gpu", "gpu.intel.com/i915"),
-        ("npu", "docker.io/openvino/model_server:2026.3-gpu", "NPU", "intel-npu", "npu.intel.com/accel"),
+        ("cpu", CPU, "CPU", "intel-cpu-amx", None),
+        ("gpu", GPU, "GPU", "intel-gpu", "gpu.intel.com/i915"),
+        ("npu", GPU, "NPU", "intel-npu", "npu.intel.com/accel"),
     ],
 )
 def test_the_pod_is_as_upstream_asks(helm: Helm, node: str, image: str, device: str, hardware: str, held: str) -> None:
@@ -105,3 +116,32 @@ def test_the_pod_is_as_upstream_asks(helm: Helm, node: str, image: str, device: 
     mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
     assert mounts == {"/models": True, "/tmp": False}
     assert list(violations(pod)) == []
+
+
+@pytest.mark.parametrize(
+    ("node", "image", "device", "hardware"),
+    [("cpu", CPU, "CPU", "intel-cpu-amx"), ("gpu", GPU, "GPU", "intel-gpu")],
+)
+def test_the_pod_of_a_model_that_embeds_is_too(helm: Helm, node: str, image: str, device: str, hardware: str) -> None:
+    pod = pod_on(helm, node, "Embeddings")
+    (container,) = pod["containers"]
+    assert container["image"] == image
+    assert pod["nodeSelector"] == {f"hardware.edgemodel.dev/{hardware}": "true"}
+    assert options(pod) == {
+        "--rest_port": "$(PORT)",
+        "--rest_bind_address": "0.0.0.0",
+        "--model_name": "$(MODEL_NAME)",
+        "--model_path": "$(MODEL_DIR)",
+        "--task": "embeddings",
+        "--target_device": device,
+        "--rest_workers": "4",
+        "--metrics_enable": "",
+        "--file_system_poll_wait_seconds": "0",
+    }
+    assert container["startupProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
+    assert list(violations(pod)) == []
+
+
+def test_an_npu_embeds_nothing(helm: Helm) -> None:
+    _, choice = chosen_on(helm, "npu", "Embeddings")
+    assert (choice.runtime.metadata.name, choice.hardware) == ("openvino", "intel-cpu-amx")

@@ -3,7 +3,7 @@
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +137,31 @@ class Edge:
             buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"] if bucket["Name"] != SOURCES]
             pages = [s3.list_objects_v2(Bucket=bucket) for bucket in buckets]
         return {found["Key"] for page in pages for found in page.get("Contents", [])}
+
+    @contextmanager
+    def shelves(self, kind: str, runtimes: Sequence[str]) -> Iterator[Sequence[Json]]:
+        """The machine's node is of one class more for each of these runtimes, which serves there: until the block ends.
+        The variants of an EdgeModel that has one on each."""
+        node = self.list("nodes")[0]["metadata"]["name"]
+        names = {runtime: f"e2e-{kind}-{runtime}" for runtime in runtimes}
+        for runtime, name in names.items():
+            label = f"example.com/{name}"
+            offered = self.get("er", runtime)
+            spec = offered["spec"] | {"hardware": [{"class": name}]}
+            spec["pipeline"]["cpu"] = SMALL["cpu"]
+            head = {"apiVersion": offered["apiVersion"], "metadata": {"name": name}}
+            requirement = {"key": label, "operator": "Exists"}
+            self.apply(head | {"kind": "HardwareClass", "spec": {"labels": [requirement]}})
+            self.apply(head | {"kind": "EdgeRuntime", "spec": spec})
+            self.deployed.kubectl("label", "node", node, f"{label}=here", "--overwrite")
+        yield [
+            {"name": runtime, "runtime": name, "hardware": name, "resources": SMALL} for runtime, name in names.items()
+        ]
+        self.clear()
+        for name in names.values():
+            self.deployed.kubectl("label", "node", node, f"example.com/{name}-")
+            self.delete("er", name)
+            self.delete("hc", name)
 
     @contextmanager
     def openai(self, name: str, namespace: str = NAMESPACE) -> Iterator[OpenAI]:

@@ -8,13 +8,16 @@ import pytest
 
 from tests.e2e.edge import NAMESPACE, SMALL, Edge, Json, edge_model
 
-RUNTIMES = {
-    # the runtime, a scheme of it, and how its front counts the tokens of answers
-    "llamacpp": ("Q4_K_M", "llamacpp:tokens_predicted_total"),
-    "mlx": ("4bit", "edgemodel_serve_tokens_total"),
-    "onnx": ("INT4_K_QUANT", "edgemodel_serve_tokens_total"),
-    "openvino-genai": ("INT4_SYM", "edgemodel_serve_tokens_total"),
+LLAMACPP_TOKENS, OUR_TOKENS = "llamacpp:tokens_predicted_total", "edgemodel_serve_tokens_total"
+VARIANTS = {
+    # each on hardware of its own: its runtime, a scheme of it, and how its front counts the tokens of answers
+    "llamacpp": ("llamacpp", "Q4_K_M", LLAMACPP_TOKENS),
+    "llamacpp-big": ("llamacpp", "Q8_0", LLAMACPP_TOKENS),
+    "mlx": ("mlx", "4bit", OUR_TOKENS),
+    "onnx": ("onnx", "INT4_K_QUANT", OUR_TOKENS),
+    "openvino-genai": ("openvino-genai", "INT4_SYM", OUR_TOKENS),
 }
+RUNTIMES = sorted({runtime for runtime, _, _ in VARIANTS.values()})
 SHELF = "example.com/shelf"
 
 
@@ -25,9 +28,9 @@ def shelf(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def fleet(edge: Edge) -> Iterator[Edge]:
-    """The machine's node is of as many more classes as there are runtimes: each serves on one."""
+    """The machine's node is of as many more classes as there are variants."""
     node = json.loads(edge.deployed.kubectl("get", "nodes", "-o", "json"))["items"][0]["metadata"]["name"]
-    for number, name in enumerate(RUNTIMES):
+    for number in range(len(VARIANTS)):
         requirement = {"key": f"{SHELF}-{number}", "operator": "Exists"}
         edge.apply(
             {
@@ -37,8 +40,10 @@ def fleet(edge: Edge) -> Iterator[Edge]:
                 "spec": {"labels": [requirement]},
             }
         )
+        edge.deployed.kubectl("label", "node", node, f"{SHELF}-{number}=here", "--overwrite")
+    for name in RUNTIMES:
         runtime = json.loads(edge.deployed.kubectl("get", "er", name, "-o", "json"))
-        spec = runtime["spec"] | {"hardware": [{"class": shelf(number)}]}
+        spec = runtime["spec"] | {"hardware": [{"class": shelf(number)} for number in range(len(VARIANTS))]}
         spec["pipeline"]["cpu"] = "250m"
         edge.apply(
             {
@@ -48,26 +53,26 @@ def fleet(edge: Edge) -> Iterator[Edge]:
                 "spec": spec,
             }
         )
-        edge.deployed.kubectl("label", "node", node, f"{SHELF}-{number}=here", "--overwrite")
     yield edge
     edge.clear()
-    for number, name in enumerate(RUNTIMES):
+    for number in range(len(VARIANTS)):
         edge.deployed.kubectl("label", "node", node, f"{SHELF}-{number}-")
-        edge.delete("er", f"e2e-{name}")
         edge.delete("hc", shelf(number))
+    for name in RUNTIMES:
+        edge.delete("er", f"e2e-{name}")
 
 
 def variants() -> list[Json]:
-    """One for each runtime, each on hardware of its own."""
+    """Each on hardware of its own."""
     return [
         {
             "name": name,
-            "runtime": f"e2e-{name}",
+            "runtime": f"e2e-{runtime}",
             "hardware": shelf(number),
             "quantization": {"scheme": scheme},
             "resources": SMALL,
         }
-        for number, (name, (scheme, _)) in enumerate(RUNTIMES.items())
+        for number, (name, (runtime, scheme, _)) in enumerate(VARIANTS.items())
     ]
 
 
@@ -86,11 +91,10 @@ def pods_of(edge: Edge, variant: str) -> list[Json]:
 def answered(edge: Edge, variant: str) -> float:
     """Tokens that a variant's pod has answered with."""
     (pod,) = pods_of(edge, variant)
-    metric = RUNTIMES[variant][1]
-    return edge.scrape(NAMESPACE, f"pod/{pod['metadata']['name']}", 8080)[metric]
+    return edge.scrape(NAMESPACE, f"pod/{pod['metadata']['name']}", 8080)[VARIANTS[variant][2]]
 
 
-@pytest.mark.parametrize("variant", RUNTIMES)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_runtime_answers_from_its_artifact(fleet: Edge, mixed: Json, variant: str) -> None:
     (pod,) = pods_of(fleet, variant)
     with fleet.openai_at(f"pod/{pod['metadata']['name']}", 8080) as client:
@@ -105,7 +109,7 @@ def test_a_runtime_answers_from_its_artifact(fleet: Edge, mixed: Json, variant: 
     assert answered(fleet, variant) >= 24
 
 
-@pytest.mark.parametrize("variant", RUNTIMES)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_its_quality_size_and_speed_are_told(fleet: Edge, mixed: Json, variant: str) -> None:
     (told,) = [each for each in mixed["status"]["variants"] if each["name"] == variant]
     assert told["state"] == "Serving"
@@ -131,8 +135,8 @@ for _ in range(60):
 
 
 def test_all_answer_behind_one_service(fleet: Edge, mixed: Json) -> None:
-    before = {variant: answered(fleet, variant) for variant in RUNTIMES}
+    before = {variant: answered(fleet, variant) for variant in VARIANTS}
     (pod,) = pods_of(fleet, "mlx")  # its image has a Python
     name = pod["metadata"]["name"]
     fleet.deployed.kubectl("exec", "--namespace", NAMESPACE, name, "--", "python3", "-c", CLIENT)
-    assert {variant for variant, count in before.items() if answered(fleet, variant) > count} == set(RUNTIMES)
+    assert {variant for variant, count in before.items() if answered(fleet, variant) > count} == set(VARIANTS)

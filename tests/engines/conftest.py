@@ -6,10 +6,14 @@ import pytest
 
 from edgemodel.pipeline.sources import base
 from tests.llamacpp import llamacpp as llamacpp
+from tests.minilm import minilm as minilm
 from tests.mlx import mlx as mlx
 from tests.onnx import onnx as onnx
 from tests.onnx import onnx_artifacts as onnx_artifacts
 from tests.openvino import openvino as openvino
+from tests.qnn import qnn as qnn
+from tests.qnn import qnn_source as qnn_source
+from tests.qnn import qnn_turned as qnn_turned
 from tests.s3 import s3 as s3
 from tests.s3 import s3_server as s3_server
 

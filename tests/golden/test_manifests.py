@@ -167,5 +167,5 @@ def test_record_is_one_that_the_operator_can_read_back(case: str) -> None:
 
 def test_job_that_ran_out_of_memory_gets_twice_as_much() -> None:
     (container,) = pod("daemonset", "job")["containers"]
-    # 2 x (66 000 000 + 3 x 30 522 x 512 x 4 + 1536 MiB), in MiB
-    assert container["resources"]["limits"]["memory"] == "3556Mi"
+    # 2 x (66 000 000 + 4 x 512 x (2 x 12 x 512 + 16 x 384) + 1536 MiB), in MiB
+    assert container["resources"]["limits"]["memory"] == "3270Mi"

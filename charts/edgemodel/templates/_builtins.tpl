@@ -31,7 +31,7 @@ metadata:
   {{- include "edgemodel.builtinMetadata" $ | nindent 2 }}
 spec:
   {{- toYaml $spec | nindent 2 }}
-  {{- if and (eq $name "snapdragon") $.Values.builtins.snapdragon.resource }}
+  {{- if and (hasPrefix "snapdragon" $name) $.Values.builtins.snapdragon.resource }}
   resources:
     - {name: {{ $.Values.builtins.snapdragon.resource | quote }}}
   {{- end }}

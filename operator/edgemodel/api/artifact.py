@@ -205,7 +205,7 @@ class Progress(ApiModel):
     """How far the Job is."""
 
     step: Annotated[str, Field(max_length=32)]
-    """Fetch, Convert, Calibrate, Quantize, Evaluate, Measure or Publish."""
+    """Fetch, Convert, Calibrate, Quantize, Compile, Evaluate, Measure or Publish."""
     percent: Annotated[int, Field(ge=0, le=100)] = 0
     """Of this step."""
     bytes_done: Bytes = 0

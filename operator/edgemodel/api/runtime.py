@@ -25,6 +25,7 @@ ImageRef = Annotated[str, Field(min_length=1, max_length=512)]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[str, Field(max_length=63)]
 SourceFormat = Literal["safetensors", "gguf"]
+Tasks = Annotated[list[Task], Field(max_length=2)]
 
 
 class Scheme(ApiModel):
@@ -36,6 +37,8 @@ class Scheme(ApiModel):
     """Average bits a weight, with scales: sizes pods and scratch disks before the artifact exists."""
     calibrated: bool = False
     """Whether calibration text goes into it."""
+    tasks: Tasks = []
+    """The tasks that it is for. Left out: all of the runtime's."""
 
 
 class EnvVar(ApiModel):
@@ -68,6 +71,8 @@ class Pipeline(ApiModel):
     """Bytes that the toolchain writes to its scratch disk for each weight, beside source and artifact."""
     cpu: Annotated[str, Field(max_length=24, pattern=r"^[0-9]{1,6}m?$")] = "1"
     """CPU that the Job requests. It has no limit: a Job may use what is idle."""
+    architecture: Annotated[str, Field(min_length=1, max_length=32)] | None = None
+    """The one `kubernetes.io/arch` that the toolchain runs on. Left out: any that the image is for."""
 
 
 _OWN_VARIABLES = (
@@ -150,6 +155,8 @@ class HardwareChoice(ApiModel):
     """The HardwareClass."""
     preference: Annotated[int, Field(ge=0, le=1000)] = 100
     """How well: the highest wins where a variant leaves the choice open."""
+    tasks: Tasks = []
+    """What it does there. Left out: all of the runtime's tasks."""
     image: ImageRef | None = None
     """The serving image there. Left out: that of `serving`."""
     args: Annotated[list[Argument], Field(max_length=32)] = []
@@ -168,7 +175,10 @@ class EdgeRuntimeSpec(ApiModel):
     """A runtime: what it reads, what makes that, what serves it, on which hardware."""
 
     model_config = rules(
-        ("self.schemes.exists(s, s.name == self.defaultScheme)", "defaultScheme must be one of the schemes"),
+        (
+            "self.schemes.exists(s, s.name == self.defaultScheme && (!has(s.tasks) || size(s.tasks) == 0))",
+            "defaultScheme must be one of the schemes, and for all tasks",
+        ),
     )
 
     format: Annotated[str, Field(min_length=1, max_length=32)]

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from edgemodel.core.snapdragons import SNAPDRAGONS
+
 NFD_PREFIX = "feature.node.kubernetes.io/"
 """Of the labels that Node Feature Discovery writes."""
 
@@ -27,24 +29,6 @@ _FLAGS = {
 }
 """Flags of /proc/cpuinfo -> features as github.com/klauspost/cpuid calls them, and so Node Feature Discovery."""
 
-_HTP_ARCHITECTURES = {
-    "QCS6490": "v68",
-    "QCS9100": "v73",
-    "SA8255": "v73",
-    "SA8295": "v68",
-    "SC8380XP": "v73",
-    "SM8350": "v68",
-    "SM8450": "v69",
-    "SM8475": "v69",
-    "SM8550": "v73",
-    "SM8650": "v75",
-    "SM8750": "v79",
-    "SM8850": "v81",
-    "X1E80100": "v73",  # SC8380XP by its newer name
-}
-"""SoC -> architecture of its HTP, as ExecuTorch's backend for Qualcomm lists them (backends/qualcomm);
-QCS6490 and SC8380XP as Qualcomm's AI Hub does. Another SoC's node is labelled by hand."""
-
 
 def processor_facts(cpuinfo: str) -> dict[str, str]:
     """Labels for what /proc/cpuinfo says of an x86-64 processor; none for another."""
@@ -58,7 +42,7 @@ def processor_facts(cpuinfo: str) -> dict[str, str]:
 def snapdragon_facts(machine: str) -> dict[str, str]:
     """Labels for what /sys/devices/soc0/machine says, if that is a Snapdragon whose HTP is known."""
     soc = machine.strip().upper()
-    return {SOC_LABEL: soc, HTP_LABEL: _HTP_ARCHITECTURES[soc]} if soc in _HTP_ARCHITECTURES else {}
+    return {SOC_LABEL: soc, HTP_LABEL: SNAPDRAGONS[soc].htp} if soc in SNAPDRAGONS else {}
 
 
 def probed_labels(facts: Mapping[str, str]) -> dict[str, str]:

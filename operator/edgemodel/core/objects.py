@@ -258,7 +258,7 @@ def quantization_job(
     """The Job that makes the artifact: one pod, tried once; whether to try again is decided by why it failed."""
     spec = artifact.spec
     pipeline = runtime.spec.pipeline
-    size = job_size(spec.resolved, scheme, pipeline, memory_attempt)
+    size = job_size(spec.resolved, scheme, pipeline, spec.recipe.task, memory_attempt)
     request = {
         "key": spec.key,
         "source": spec.source.dump(),
@@ -294,7 +294,8 @@ def quantization_job(
                     settings,
                     restartPolicy="Never",
                     terminationGracePeriodSeconds=15,
-                    nodeSelector={"kubernetes.io/os": "linux"},
+                    nodeSelector={"kubernetes.io/os": "linux"}
+                    | ({"kubernetes.io/arch": pipeline.architecture} if pipeline.architecture else {}),
                     containers=[
                         _container(
                             "quantize",
@@ -351,7 +352,7 @@ def _serving_pod(
     memory = (
         (asked and asked.memory)
         or serve.resources.memory
-        or quantity(serving_memory(resolved.model, artifact_bytes, serving, serve))
+        or quantity(serving_memory(resolved.model, artifact_bytes, serving, serve, model.spec.task))
     )
     context = context_per_request(resolved.model, serving)
     volume = _scratch("model", MODEL_DIR, volume_size(artifact_bytes))

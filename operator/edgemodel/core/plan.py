@@ -83,13 +83,18 @@ def _can(runtime: EdgeRuntime, spec: EdgeModelSpec, source_format: str) -> bool:
     return spec.task in runtime.spec.tasks and (not source_format or source_format in runtime.spec.pipeline.sources)
 
 
+def _served(runtime: EdgeRuntime, task: Task) -> list[HardwareChoice]:
+    """The hardware on which a runtime does the task."""
+    return [choice for choice in runtime.spec.hardware if not choice.tasks or task in choice.tasks]
+
+
 def _default_variants(spec: EdgeModelSpec, landscape: Landscape, source_format: str) -> Iterator[Variant]:
     """One for each class that is, of those that a runtime serves, the best of some node."""
     served = {
         choice.hardware_class
         for runtime in landscape.runtimes.values()
         if _can(runtime, spec, source_format)
-        for choice in runtime.spec.hardware
+        for choice in _served(runtime, spec.task)
     }
     best = {name for classes in landscape.fleet.nodes for name in [name for name in classes if name in served][:1]}
     for name in sorted(best)[:MAX_VARIANTS]:
@@ -127,7 +132,7 @@ def _choose_runtime(
         (-choice.preference, runtime.metadata.name, choice.hardware_class)
         for runtime in known.values()
         if _can(runtime, spec, source_format)
-        for choice in runtime.spec.hardware
+        for choice in _served(runtime, spec.task)
         if variant.hardware in (None, choice.hardware_class)
     )
     if not offers:
@@ -146,14 +151,17 @@ def _choose_runtime(
     return known[name], f"runtime {name} serves it best" + (f", before {', '.join(others)}" if others else "")
 
 
-def _choose_hardware(runtime: EdgeRuntime, variant: Variant, landscape: Landscape) -> tuple[str, str] | Problem:
-    served = [choice.hardware_class for choice in runtime.spec.hardware]
+def _choose_hardware(
+    runtime: EdgeRuntime, task: Task, variant: Variant, landscape: Landscape
+) -> tuple[str, str] | Problem:
+    served = [choice.hardware_class for choice in _served(runtime, task)]
     runtime_name = runtime.metadata.name
     if variant.hardware is not None:
         if variant.hardware not in served:
             return Problem.stalling(
                 "HardwareNotSupported",
-                f"EdgeRuntime {runtime_name!r} does not serve {variant.hardware!r}; it serves: {_names(served)}",
+                f"EdgeRuntime {runtime_name!r} does not do {task} on {variant.hardware!r}; "
+                f"it does on: {_names(served)}",
             )
         if not landscape.fleet.any_rank.get(variant.hardware):
             return Problem.waiting(
@@ -173,15 +181,15 @@ def _choose_hardware(runtime: EdgeRuntime, variant: Variant, landscape: Landscap
     return best, f"hardware {best} is the best that has nodes"
 
 
-def _choose_scheme(runtime: EdgeRuntime, variant: Variant) -> tuple[Scheme, str] | Problem:
-    schemes = {scheme.name: scheme for scheme in runtime.spec.schemes}
+def _choose_scheme(runtime: EdgeRuntime, task: Task, variant: Variant) -> tuple[Scheme, str] | Problem:
+    schemes = {scheme.name: scheme for scheme in runtime.spec.schemes if not scheme.tasks or task in scheme.tasks}
     if variant.quantization is None:
         return schemes[runtime.spec.default_scheme], f"scheme {runtime.spec.default_scheme} is the runtime's default"
     scheme = schemes.get(variant.quantization.scheme)
     if scheme is None:
         return Problem.stalling(
             "UnknownScheme",
-            f"EdgeRuntime {runtime.metadata.name!r} has no scheme {variant.quantization.scheme!r}; "
+            f"EdgeRuntime {runtime.metadata.name!r} has no scheme {variant.quantization.scheme!r} for {task}; "
             f"it has: {_names(schemes)}",
         )
     return scheme, f"scheme {scheme.name} as asked"
@@ -195,10 +203,10 @@ def _decide(spec: EdgeModelSpec, variant: Variant, landscape: Landscape, source_
     runtime = _choose_runtime(spec, variant, landscape, source_format)
     if isinstance(runtime, Problem):
         return Undecided(variant, runtime)
-    hardware = _choose_hardware(runtime[0], variant, landscape)
+    hardware = _choose_hardware(runtime[0], spec.task, variant, landscape)
     if isinstance(hardware, Problem):
         return Undecided(variant, hardware)
-    scheme = _choose_scheme(runtime[0], variant)
+    scheme = _choose_scheme(runtime[0], spec.task, variant)
     if isinstance(scheme, Problem):
         return Undecided(variant, scheme)
     why = "; ".join((runtime[1], hardware[1], scheme[1]))

@@ -13,12 +13,11 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import aiohttp
 from prometheus_client import Counter, Histogram
 
-from edgemodel.engine.access import Access
 from edgemodel.engine.errors import ApiError, NotFound, Throttled, Unavailable, api_error
 from edgemodel.engine.objects import Object, Ref, Resource
 
@@ -38,6 +37,19 @@ _DURATION = Histogram(
     ["verb", "resource"],
     buckets=(5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30),
 )
+
+
+class Access(Protocol):
+    """Where the API server is, and sessions that authenticate: of an operator (`access`), or of a node."""
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        ...
+
+    def session(self, *, connections: int = 0) -> aiohttp.ClientSession:
+        """A session, with a bound on its connections if there is to be one."""
+        ...
 
 
 class Client:
@@ -97,12 +109,16 @@ class Client:
             query={"fieldManager": FIELD_MANAGER},
         )
 
-    async def delete(self, ref: Ref, uid: str | None = None, propagation: Propagation = "Background") -> Object | None:
+    async def delete(
+        self, ref: Ref, uid: str | None = None, propagation: Propagation = "Background", grace: int | None = None
+    ) -> Object | None:
         """Deletes an object: its last state where it must still be finalized, else None, also if it was gone.
 
-        With a uid only that very object: raises Conflict if another has its name now.
+        With a uid only that very object: raises Conflict if another has its name now. `grace` is for pods, in seconds.
         """
         options: Object = {"propagationPolicy": propagation}
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
         if uid:
             options["preconditions"] = {"uid": uid}
         try:

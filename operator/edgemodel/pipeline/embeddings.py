@@ -14,7 +14,7 @@ from edgemodel.api.base import decimal
 from edgemodel.pipeline import texts
 from edgemodel.pipeline.errors import EvaluationFailedError, SourceUnsupportedError
 
-PASSAGES = 64
+PASSAGES = 32
 """Texts that are judged by, and at most as many that are calibrated on."""
 _LEAST_CHARACTERS = 80
 
@@ -51,6 +51,23 @@ class Pooling:
             elif kind != "Transformer":
                 raise SourceUnsupportedError(f"the model's embeddings go through a module {kind!r}: use another model")
         return cls(mode, normalize)
+
+    def write(self, folder: Path) -> None:
+        """Says so, in a folder of the same kind."""
+        kinds = ["Transformer", "Pooling", *(["Normalize"] if self.normalize else [])]
+        modules = [
+            {
+                "idx": number,
+                "name": str(number),
+                "path": f"{number}_{kind}" if number else "",
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for number, kind in enumerate(kinds)
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        config = {name: mode == self.mode for name, mode in _MODES.items()}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
 
     @staticmethod
     def _mode(config: dict[str, object]) -> _PoolingMode:

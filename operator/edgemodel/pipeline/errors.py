@@ -15,6 +15,8 @@
     │   └── AddressRefusedError           plain http, or an address that no source has
     ├── UnsupportedArchitectureError      the toolchain does not know the model
     ├── UnknownSchemeError                the toolchain does not offer the scheme
+    ├── TaskUnsupportedError              the toolchain makes nothing for the task
+    ├── TargetUnsupportedError            the toolchain does not compile for the chip
     ├── CalibrationMismatchError          the image's calibration text is not the one that the key stands for
     ├── QuantizationFailedError, EvaluationFailedError
     ├── DiskFullError
@@ -109,6 +111,14 @@ class UnsupportedArchitectureError(PipelineError):
 
 class UnknownSchemeError(PipelineError):
     """The toolchain does not offer the scheme."""
+
+
+class TaskUnsupportedError(PipelineError):
+    """The toolchain makes nothing that does the task."""
+
+
+class TargetUnsupportedError(PipelineError):
+    """The toolchain does not compile for what the artifact is wanted for."""
 
 
 class CalibrationMismatchError(PipelineError):

@@ -214,8 +214,18 @@ def config_facts(config: Mapping[str, Any], weights: Weights) -> ModelFacts:
         head_size=of("head_dim") or (hidden // heads if heads else 0),
         hidden_size=hidden,
         vocabulary=of("vocab_size", "padded_vocab_size"),
-        context_length=of("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length"),
+        context_length=max(0, of(*_POSITIONS) - _positions_lost(config)),
     )
+
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+_COUNT_AFTER_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "longformer"}
+
+
+def _positions_lost(config: Mapping[str, Any]) -> int:
+    """Positions that no token has: these models give their first token the one after the padding's id."""
+    after_padding = str(config.get("model_type")) in _COUNT_AFTER_PADDING
+    return 1 + _number(config.get("pad_token_id", 1)) if after_padding else 0
 
 
 def read_config(data: bytes) -> dict[str, Any]:

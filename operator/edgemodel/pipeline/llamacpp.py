@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
 from edgemodel.api.base import decimal
@@ -17,9 +18,12 @@ from edgemodel.core.sizing import BATCH_TOKENS, HELD_OUT_TOKENS
 from edgemodel.pipeline import texts
 from edgemodel.pipeline.children import ChildFailedError, run_child
 from edgemodel.pipeline.cpus import threads
+from edgemodel.pipeline.embed import evaluate_embeddings
+from edgemodel.pipeline.embeddings import Pooling
 from edgemodel.pipeline.errors import (
     EvaluationFailedError,
     QuantizationFailedError,
+    SourceUnsupportedError,
     UnsupportedArchitectureError,
 )
 from edgemodel.pipeline.headers import UNQUANTIZED, read_gguf
@@ -50,6 +54,10 @@ _UNSUPPORTED = re.compile(
     r"|(?P<tokenizer>BPE pre-tokenizer was not recognized)"
 )
 
+_NO_END = "tokenizer.ggml.add_eos_token=bool:false,tokenizer.ggml.add_sep_token=bool:false"
+_POOLS = (1, 2, 3)
+"""Mean, CLS and last in `enum llama_pooling_type`: those that make an embedding of a text."""
+
 
 class LlamaCpp:
     """Makes GGUF artifacts."""
@@ -67,21 +75,30 @@ class LlamaCpp:
     ) -> Product:
         """Converts, calibrates, quantizes and evaluates."""
         step = begin("Convert")
-        full = self._convert(source, resolved, work, step) if resolved.format == "safetensors" else _first_gguf(source)
+        embeds = recipe.task == "Embeddings"
+        if resolved.format == "safetensors":
+            full = self._convert(_pooled(source, work) if embeds else source, resolved, work, step)
+        else:
+            full = _first_gguf(source)
         if resolved.format == "gguf" and resolved.weight_type not in UNQUANTIZED:
             full = self._quantize(full, work / "full.gguf", "F16", None, work, step)
         self._load(full, work)
-        context, predicts = _context(full)
+        model_is = _Kind.of(full)
+        model_is.check(embeds)
+        context = model_is.context
         imatrix = None
-        if SCHEMES[recipe.scheme].calibrated and predicts:
-            imatrix = self._calibrate(full, context, work, begin("Calibrate"))
+        if SCHEMES[recipe.scheme].calibrated:
+            imatrix = self._calibrate(full, context, embeds, work, begin("Calibrate"))
         artifact = work / "artifact"
         artifact.mkdir()
         model = self._quantize(full, artifact / ENTRYPOINT, recipe.scheme, imatrix, work, begin("Quantize"))
-        quality = self._evaluate(full, model, context, work, begin("Evaluate")) if predicts else None
+        step = begin("Evaluate")
+        if embeds:
+            quality = evaluate_embeddings(LLAMACPP, model, full, context, self._threads, work, step)
+        else:
+            quality = self._evaluate(full, model, context, work, step)
         tools = {name: version(name) for name in ("llama-cpp-python", "transformers", "torch")}
         engine = (LLAMACPP, tools["llama-cpp-python"])
-        performance = measure(*engine, model, full, self._threads, work, begin("Measure")) if predicts else None
         return Product(
             folder=artifact,
             entrypoint=ENTRYPOINT,
@@ -89,7 +106,7 @@ class LlamaCpp:
             tools=tools,
             baseline_bytes=sum(part.stat().st_size for part in _parts(full)),
             quality=quality,
-            performance=performance,
+            performance=measure(*engine, model, full, self._threads, work, begin("Measure"), recipe.task),
         )
 
     def _convert(self, source: Path, resolved: ResolvedSource, work: Path, step: Step) -> Path:
@@ -137,15 +154,17 @@ class LlamaCpp:
         module = f"edgemodel.pipeline.llamacpp_{what}"
         run_child([sys.executable, "-m", module, *arguments], work, hear, LLAMA_CPP_LIB_PATH=str(self._home / "lib"))
 
-    def _calibrate(self, full: Path, context: int, work: Path, step: Step) -> Path:
+    def _calibrate(self, full: Path, context: int, embeds: bool, work: Path, step: Step) -> Path:
         """The importance matrix: which activations matter, on the calibration text."""
         (work / "calibration.txt").write_bytes(texts.calibration_text())
         imatrix = work / "imatrix.gguf"
         chunks = str(CALIBRATION_TOKENS // context)
+        # llama-imatrix has no use for tokenizers that end a text with a token of their own: it cuts texts itself.
+        options = ["--override-kv", _NO_END] if embeds else []
         try:
             self._run(
                 "llama-imatrix", full, context, work, step, "-f", "calibration.txt", "-o", imatrix, "--no-ppl",
-                "--chunks", chunks,
+                "--chunks", chunks, *options,
             )  # fmt: skip
         except ChildFailedError as error:
             raise _refused("calibrate", error) from None
@@ -243,18 +262,53 @@ def _parts(full: Path) -> list[Path]:
     return list(full.parent.glob("*.gguf")) if full.name != "full.gguf" else [full]
 
 
-def _context(full: Path) -> tuple[int, bool]:
-    """Tokens of context to evaluate with, and whether the model predicts tokens at all."""
-    with full.open("rb") as stream:
+def _pooled(source: Path, work: Path) -> Path:
+    """A source that says how its embeddings are pooled: llama.cpp's converter goes by what sentence-transformers keep,
+    and leaves it open where there is none."""
+    pooling = Pooling.read(source)
+    if (source / "modules.json").exists():
+        return source
+    folder = work / "pooled" / source.name
+    folder.mkdir(parents=True)
+    for path in source.iterdir():
+        (folder / path.name).symlink_to(path)
+    pooling.write(folder)
+    return folder
 
-        def read(start: int, size: int) -> bytes:
-            stream.seek(start)
-            return stream.read(size)
 
-        header = read_gguf(full.name, full.stat().st_size, read)
-    facts = header.facts()
-    causal = header.metadata.get(f"{facts.architecture}.attention.causal") is not False
-    return min(BATCH_TOKENS, facts.context_length or BATCH_TOKENS), causal
+class _Kind(NamedTuple):
+    """What a model is, by its header."""
+
+    context: int
+    """Tokens of context to evaluate with."""
+    predicts: bool
+    pools: bool
+
+    @classmethod
+    def of(cls, full: Path) -> "_Kind":
+        """The kind of the model in a GGUF file."""
+        with full.open("rb") as stream:
+
+            def read(start: int, size: int) -> bytes:
+                stream.seek(start)
+                return stream.read(size)
+
+            header = read_gguf(full.name, full.stat().st_size, read)
+        facts = header.facts()
+        return cls(
+            context=min(BATCH_TOKENS, facts.context_length or BATCH_TOKENS),
+            predicts=header.metadata.get(f"{facts.architecture}.attention.causal") is not False,
+            pools=header.number(f"{facts.architecture}.pooling_type") in _POOLS,
+        )
+
+    def check(self, embeds: bool) -> None:
+        """Refuses a model that does not do what is asked."""
+        if embeds and not self.pools:
+            raise SourceUnsupportedError(
+                "the GGUF file does not say how its embeddings are pooled: name the model's safetensors repository"
+            )
+        if not embeds and not self.predicts:
+            raise UnsupportedArchitectureError("the model generates no text: set spec.task to Embeddings")
 
 
 def _refused(what: str, error: ChildFailedError) -> UnsupportedArchitectureError | QuantizationFailedError:

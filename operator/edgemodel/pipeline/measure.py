@@ -1,28 +1,29 @@
 """How fast an engine answers with a model, and what memory its process takes: beside the unquantized model's figures.
 
-`python -m edgemodel.pipeline.measure ENGINE MODEL THREADS` is one measurement, in a process of its own so that the
+`python -m edgemodel.pipeline.measure ENGINE MODEL THREADS TASK` is one measurement, in a process of its own so that the
 memory is the engine's. It prints a JSON object.
 """
 
 import json
 import platform
-import resource
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 from edgemodel.api.artifact import PerformanceReport
-from edgemodel.api.base import decimal
+from edgemodel.api.base import Task, decimal
 from edgemodel.pipeline import texts
 from edgemodel.pipeline.children import ChildFailedError, run_child
+from edgemodel.pipeline.embeddings import held_out_passages
 from edgemodel.pipeline.errors import EvaluationFailedError
-from edgemodel.pipeline.llamacpp_home import llamacpp_home
+from edgemodel.pipeline.llamacpp_home import llamacpp_environment, llamacpp_home
 from edgemodel.pipeline.progress import Step
-from edgemodel.serve.engine import EngineSettings, Sampling, TextEngine, engine_maker
+from edgemodel.serve.engine import EmbeddingEngine, EngineSettings, Sampling, TextEngine, embedder_maker, engine_maker
 
 LLAMACPP = "llama.cpp"
 """The one engine that is a program."""
@@ -31,8 +32,13 @@ _ROUNDS = 2
 _PROMPT_TOKENS = 16
 _TOKENS = 64
 _ANSWERS = 4
+_TEXT_TOKENS = 128
+_TEXTS = 8
+"""Of those that are embedded."""
 _SECONDS = 30.0
 """What a measurement may take, the model's loading aside."""
+_GLANCE = 0.05
+"""Seconds between looks at a program's memory."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,14 @@ class Measurement:
 
 
 def measure(
-    engine: str, version: str, model: Path, baseline: Path, threads: int, work: Path, step: Step
+    engine: str,
+    version: str,
+    model: Path,
+    baseline: Path,
+    threads: int,
+    work: Path,
+    step: Step,
+    task: Task = "TextGeneration",
 ) -> PerformanceReport | None:
     """Measures an artifact and the unquantized model, each a folder (for llama.cpp, a file), with the engine of that
     name. None if one of them ends its answers before they can be measured. `EvaluationFailedError` if the engine can't
@@ -52,7 +65,7 @@ def measure(
     found: dict[Path, list[Measurement]] = {baseline: [], model: []}
     for number in range(_ROUNDS):
         for share, path in enumerate(found):
-            found[path].append(_in_a_process(engine, path, threads, work))
+            found[path].append(_in_a_process(engine, path, threads, task, work))
             step.share((2 * number + share + 1) / (2 * _ROUNDS))
     speed, baseline_speed = (max(one.tokens_per_second for one in found[path]) for path in (model, baseline))
     memory, baseline_memory = (max(one.memory_bytes for one in found[path]) for path in (model, baseline))
@@ -71,10 +84,10 @@ def measure(
     )
 
 
-def _in_a_process(engine: str, path: Path, threads: int, work: Path) -> Measurement:
-    command = [sys.executable, "-m", "edgemodel.pipeline.measure", engine, str(path), str(threads)]
+def _in_a_process(engine: str, path: Path, threads: int, task: Task, work: Path) -> Measurement:
+    command = [sys.executable, "-m", "edgemodel.pipeline.measure", engine, str(path), str(threads), task]
     try:
-        said = run_child(command, work, lambda _: None, LLAMACPP_HOME=str(llamacpp_home()))
+        said = run_child(command, work, lambda _: None, **llamacpp_environment())
         return Measurement(**json.loads(said.splitlines()[-1]))
     except (ChildFailedError, ValueError, TypeError, IndexError):
         raise EvaluationFailedError(f"{engine} could not answer with the model: the Job's log says why") from None
@@ -92,7 +105,7 @@ def _engine(name: str, path: Path, threads: int) -> Measurement:
     engine = engine_maker(name)(settings)
     speeds = list(_speeds(engine))
     engine.close()
-    return Measurement(median(speeds) if speeds else 0.0, _peak(resource.RUSAGE_SELF))
+    return Measurement(median(speeds) if speeds else 0.0, peak_memory())
 
 
 def _speeds(engine: TextEngine) -> Iterator[float]:
@@ -115,23 +128,65 @@ def _speeds(engine: TextEngine) -> Iterator[float]:
             return
 
 
+def embedder(name: str) -> Callable[[EngineSettings], EmbeddingEngine]:
+    """What makes the engine of that name that embeds, llama.cpp among them."""
+    if name != LLAMACPP:
+        return embedder_maker(name)
+    from edgemodel.pipeline.llamacpp_embedder import LlamaCppEmbedder
+
+    return LlamaCppEmbedder
+
+
+def _embedding(name: str, path: Path, threads: int) -> Measurement:
+    """Embeds passages of the held-out text, one at a time."""
+    engine = embedder(name)(EngineSettings(path, context_length=_TEXT_TOKENS, parallel=1, threads=threads))
+    first, *rest = (engine.encode(text)[:_TEXT_TOKENS] for text in held_out_passages()[: _TEXTS + 1])
+    engine.embed([first])
+    began = time.perf_counter()
+    count = 0
+    for text in rest:
+        if time.perf_counter() - began < _SECONDS:
+            engine.embed([text])
+            count += len(text)
+    speed = count / (time.perf_counter() - began)
+    engine.close()
+    return Measurement(speed, peak_memory())
+
+
 def _llama_bench(path: Path, threads: int) -> Measurement:
     command: list[str | Path] = [llamacpp_home() / "bin" / "llama-bench", "-m", path, "-t", str(threads)]
     command += ["-p", "0", "-n", str(_TOKENS), "-r", "2", "-o", "json"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return Measurement(float(json.loads(done.stdout)[0]["avg_ts"]), _peak(resource.RUSAGE_CHILDREN))
+    memory = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        while process.poll() is None:
+            memory = max(memory, peak_memory(process.pid))
+            time.sleep(_GLANCE)
+        said = process.communicate()[0]
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Measurement(float(json.loads(said)[0]["avg_ts"]), memory)
 
 
-def _peak(whose: int) -> int:
-    """Most memory that was resident, in bytes: the kernel counts in KiB, macOS in bytes."""
-    most = resource.getrusage(whose).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+def peak_memory(process: int | str = "self") -> int:
+    """Most memory that was resident, in bytes; 0 if the process has ended. `getrusage` will not do: there a process
+    begins with what its parent had."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measures, and prints."""
-    name, path, threads = arguments
-    measured = _llama_bench(Path(path), int(threads)) if name == LLAMACPP else _engine(name, Path(path), int(threads))
+    name, path, threads, task = arguments
+    if task == "Embeddings":
+        measured = _embedding(name, Path(path), int(threads))
+    elif name == LLAMACPP:
+        measured = _llama_bench(Path(path), int(threads))
+    else:
+        measured = _engine(name, Path(path), int(threads))
     print(json.dumps(asdict(measured)), flush=True)
 
 

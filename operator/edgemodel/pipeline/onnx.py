@@ -1,7 +1,7 @@
-"""ONNX Runtime: safetensors in, a folder in the layout of onnxruntime-genai out.
+"""ONNX Runtime: safetensors in; out a folder in the layout of onnxruntime-genai, or of a model that embeds.
 
-Olive drives: its passes build and quantize the model, in a process of their own. onnxruntime-genai, which is to serve
-it, judges it in another.
+Olive drives: its passes build and quantize the model, in a process of their own; torch exports what embeds. The engine
+that is to serve it judges it in another.
 """
 
 import json
@@ -14,9 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
+from edgemodel.api.base import Task
 from edgemodel.pipeline import errors
 from edgemodel.pipeline.children import ChildFailedError, run_child
 from edgemodel.pipeline.cpus import threads
+from edgemodel.pipeline.embed import evaluate_embeddings
 from edgemodel.pipeline.errors import (
     EvaluationFailedError,
     PipelineError,
@@ -31,7 +33,9 @@ from edgemodel.pipeline.toolchain import Product, check_recipe
 ENTRYPOINT = "genai_config.json"
 """What makes the folder one of onnxruntime-genai; it names the model's file."""
 
-ENGINE = "onnxruntime-genai"
+EMBEDDER_ENTRYPOINT = "model.onnx"
+
+ENGINE, EMBEDDER = "onnxruntime-genai", "onnxruntime"
 
 _TOOLS = ("olive-ai", "onnxruntime", ENGINE, "transformers", "torch")
 
@@ -49,31 +53,43 @@ class Onnx:
 
     def check(self, recipe: Recipe) -> None:
         """Refuses a scheme that is not offered, or a calibration text that this image has not."""
-        check_recipe("ONNX Runtime", SCHEMES, recipe)
+        offered = {name: each for name, each in SCHEMES.items() if each.passes_for(recipe.task) is not None}
+        check_recipe("ONNX Runtime", offered, recipe)
 
     def make(
         self, source: Path, resolved: ResolvedSource, recipe: Recipe, work: Path, begin: Callable[[str], Step]
     ) -> Product:
         """Converts, quantizes, evaluates and measures. What is calibrated is so while it is quantized."""
-        model = Pretrained.read(source, resolved).folder
+        pretrained = Pretrained.read(source, resolved)
+        model = pretrained.folder
         full, artifact = work / "full", work / "artifact"
-        layers = resolved.model.layers
-        self._olive(model, full, full, [UNQUANTIZED], layers, work, begin("Convert"))
-        passes = SCHEMES[recipe.scheme].passes
-        if passes:
-            self._olive(model, full, artifact, passes, layers, work, begin("Quantize"))
+        embeds, layers = recipe.task == "Embeddings", resolved.model.layers
+        step = begin("Convert")
+        if embeds:
+            self._make("onnx_export", [model, full], work, lambda _: None)
+        else:
+            self._olive(model, full, full, [UNQUANTIZED], recipe.task, layers, work, step)
+        if passes := SCHEMES[recipe.scheme].passes_for(recipe.task):
+            self._olive(model, full, artifact, passes, recipe.task, layers, work, begin("Quantize"))
         else:
             shutil.copytree(full, artifact, copy_function=os.link)
-        quality = self._evaluate(model, full, artifact, work, begin("Evaluate"))
+        step, engine = begin("Evaluate"), EMBEDDER if embeds else ENGINE
+        if embeds:
+            context = pretrained.context_length
+            quality = evaluate_embeddings(engine, artifact, full, context, self._threads, work, step)
+        else:
+            quality = self._evaluate(model, full, artifact, work, step)
         tools = {name: version(name) for name in _TOOLS}
         return Product(
             folder=artifact,
-            entrypoint=ENTRYPOINT,
+            entrypoint=EMBEDDER_ENTRYPOINT if embeds else ENTRYPOINT,
             format="onnx",
             tools=tools,
             baseline_bytes=sum(path.stat().st_size for path in full.iterdir()),
             quality=quality,
-            performance=measure(ENGINE, tools[ENGINE], artifact, full, self._threads, work, begin("Measure")),
+            performance=measure(
+                engine, tools[engine], artifact, full, self._threads, work, begin("Measure"), recipe.task
+            ),
         )
 
     def _olive(
@@ -82,6 +98,7 @@ class Onnx:
         full: Path,
         target: Path,
         passes: Sequence[OlivePass],
+        task: Task,
         layers: int,
         work: Path,
         step: Step,
@@ -92,11 +109,14 @@ class Onnx:
             elif found := _LAYERS.search(line):
                 step.share(int(found["percent"]) / 100)
 
+        self._make("onnx_olive", [source, full, target, json.dumps(passes), task], work, hear)
+
+    def _make(self, module: str, arguments: Sequence[str | Path], work: Path, hear: Callable[[str], None]) -> None:
         try:
-            self._run("onnx_olive", [source, full, target, json.dumps(passes)], work, hear)
+            self._run(module, arguments, work, hear)
         except ChildFailedError as error:
             raise _ours(error) or QuantizationFailedError(
-                f"Olive could not convert or quantize the model: {error.last_words}"
+                f"the model could not be converted or quantized: {error.last_words}"
             ) from None
 
     def _evaluate(self, source: Path, full: Path, artifact: Path, work: Path, step: Step) -> QualityReport:

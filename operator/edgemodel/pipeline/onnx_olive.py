@@ -1,4 +1,4 @@
-"""Runs passes of Olive: `python -m edgemodel.pipeline.onnx_olive SOURCE FULL TARGET PASSES`.
+"""Runs passes of Olive: `python -m edgemodel.pipeline.onnx_olive SOURCE FULL TARGET PASSES TASK`.
 
 SOURCE is a model as `transformers` keeps it, FULL the unquantized ONNX model, PASSES a list as JSON. A process of its
 own, because it takes much memory, and some of these libraries end the process where something surprises them.
@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from olive.data.registry import Registry
@@ -17,7 +18,8 @@ from olive.package_config import OlivePackageConfig
 from olive.passes.olive_pass import create_pass_from_dict
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgemodel.pipeline.errors import QuantizationFailedError, UnsupportedArchitectureError
+from edgemodel.api.base import Task
+from edgemodel.pipeline.errors import UnsupportedArchitectureError
 from edgemodel.pipeline.onnx_schemes import CALIBRATION_WINDOWS, OlivePass
 from edgemodel.pipeline.pretrained import Pretrained
 
@@ -29,11 +31,13 @@ _NOT_SERVED = ("config.json", "generation_config.json", "*.py")
 """What `transformers` reads and onnxruntime-genai does not."""
 
 
-def run_passes(source: Path, full: Path, target: Path, passes: Sequence[OlivePass]) -> None:
+def run_passes(
+    source: Path, full: Path, target: Path, passes: Sequence[OlivePass], task: Task = "TextGeneration"
+) -> None:
     """Makes `target` out of the source, or of the unquantized ONNX model, by these passes."""
     pretrained = Pretrained.at(source)
-    _refuse_unknown(pretrained)
-    Registry.register_dataset(CALIBRATION_WINDOWS)(lambda: _calibration(pretrained))
+    refuse_unknown(pretrained)
+    Registry.register_dataset(CALIBRATION_WINDOWS)(lambda: _calibration(pretrained, task))
     offered = OlivePackageConfig.load_default_config()
     # Passes over ONNX are called so: Onnx...
     model = _onnx(full) if passes[0]["type"].startswith("Onnx") else HfModelHandler(str(source))
@@ -50,7 +54,7 @@ def run_passes(source: Path, full: Path, target: Path, passes: Sequence[OlivePas
             shutil.rmtree(folder)
         between = [made]
     if target == full:
-        _refuse_unfit(source)
+        _refuse_unfit(pretrained)
     for pattern in _NOT_SERVED:
         for path in target.glob(pattern):
             path.unlink()
@@ -63,13 +67,15 @@ def _onnx(folder: Path) -> ONNXModelHandler:
     return ONNXModelHandler(str(folder), onnx_file_name=MODEL, model_attributes={"additional_files": beside})
 
 
-def _calibration(pretrained: Pretrained) -> list[tuple[dict[str, torch.Tensor], int]]:
+def _calibration(pretrained: Pretrained, task: Task) -> list[tuple[dict[str, torch.Tensor], int]]:
     """The calibration text as Olive takes it: inputs and a label, which nobody asks for."""
-    windows = map(torch.tensor, pretrained.calibration_windows(CALIBRATION_TOKENS))
+    embeds = task == "Embeddings"
+    read = pretrained.calibration_passages() if embeds else pretrained.calibration_windows(CALIBRATION_TOKENS)
+    windows = map(torch.tensor, read)
     return [({"input_ids": window, "attention_mask": torch.ones_like(window)}, 0) for window in windows]
 
 
-def _refuse_unknown(pretrained: Pretrained) -> None:
+def refuse_unknown(pretrained: Pretrained) -> None:
     """Refuses what `transformers` does not know without code out of the source."""
     try:
         AutoConfig.from_pretrained(pretrained.folder, local_files_only=True, trust_remote_code=False)
@@ -78,25 +84,24 @@ def _refuse_unknown(pretrained: Pretrained) -> None:
     pretrained.tokenizer()
 
 
-def _refuse_unfit(source: Path) -> None:
+def _refuse_unfit(pretrained: Pretrained) -> None:
     """Refuses weights that are not those of the config: what is missing, the builder draws at random."""
     load = AutoModelForCausalLM.from_pretrained
-    _, found = load(source, local_files_only=True, trust_remote_code=False, output_loading_info=True)
-    if missing := sorted(found["missing_keys"]):
-        raise QuantizationFailedError(f"the source has no weights {missing[0]} ({len(missing)} are missing)")
+    _, found = load(pretrained.folder, local_files_only=True, trust_remote_code=False, output_loading_info=True)
+    pretrained.refuse_missing(found["missing_keys"])
 
 
 def _unknown(pretrained: Pretrained) -> UnsupportedArchitectureError:
     (name, *_) = pretrained.config.get("architectures") or [pretrained.config.get("model_type")]
     return UnsupportedArchitectureError(
-        f"onnxruntime-genai's model builder does not know the architecture {name}: use another model"
+        f"Olive, or the builder that it drives, does not know the architecture {name}: use another model"
     )
 
 
 def main() -> None:
     """Runs what the command line says."""
-    source, full, target, passes = sys.argv[1:]
-    run_passes(Path(source), Path(full), Path(target), json.loads(passes))
+    source, full, target, passes, task = sys.argv[1:]
+    run_passes(Path(source), Path(full), Path(target), json.loads(passes), cast("Task", task))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
 from edgemodel.pipeline.children import ChildFailedError, run_child
 from edgemodel.pipeline.cpus import threads
+from edgemodel.pipeline.embed import evaluate_embeddings
 from edgemodel.pipeline.errors import (
     EvaluationFailedError,
     PipelineError,
@@ -67,10 +68,16 @@ class OpenVino:
         pretrained = Pretrained.read(source, resolved)
         full, windows = work / "full", work / "windows.json"
         step = begin("Convert")
-        _run("convert", pretrained.folder, full, windows, work=work, hear=_shares(step))
+        _run("convert", pretrained.folder, full, windows, recipe.task, work=work, hear=_shares(step))
         artifact = full if SCHEMES[recipe.scheme].mode is None else self._quantize(full, recipe.scheme, work, begin)
-        quality = self._evaluate(full, artifact, work, begin("Evaluate"))
-        engine = ("openvino-genai", version("openvino-genai"))
+        step = begin("Evaluate")
+        if recipe.task == "Embeddings":
+            engine = ("openvino", version("openvino"))
+            context = pretrained.context_length
+            quality = evaluate_embeddings(engine[0], artifact, full, context, threads(), work, step)
+        else:
+            engine = ("openvino-genai", version("openvino-genai"))
+            quality = self._evaluate(full, artifact, work, step)
         return Product(
             folder=artifact,
             entrypoint=ENTRYPOINT,
@@ -79,9 +86,9 @@ class OpenVino:
                 name: version(name)
                 for name in ("openvino", "openvino-tokenizers", "nncf", "optimum-intel", "transformers", "torch")
             },
-            baseline_bytes=sum(file.stat().st_size for file in full.iterdir()),
+            baseline_bytes=sum(file.stat().st_size for file in full.rglob("*") if file.is_file()),
             quality=quality,
-            performance=measure(*engine, artifact, full, threads(), work, begin("Measure")),
+            performance=measure(*engine, artifact, full, threads(), work, begin("Measure"), recipe.task),
         )
 
     def _quantize(self, full: Path, name: str, work: Path, begin: Callable[[str], Step]) -> Path:

@@ -14,21 +14,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemodel.api.base import Task
 from edgemodel.pipeline import quality, texts
 from edgemodel.pipeline.cpus import threads
+from edgemodel.pipeline.embeddings import Pooling
 from edgemodel.pipeline.errors import (
     PipelineError,
-    QuantizationFailedError,
     SourceUnsupportedError,
     UnsupportedArchitectureError,
 )
 from edgemodel.pipeline.openvino_schemes import SCHEMES
 from edgemodel.pipeline.pretrained import Pretrained
+from edgemodel.serve.padding import feed, padded
 
 MODEL = "openvino_model.xml"
 CALIBRATION_TOKENS = 8192
 
-_TASK = "text-generation-with-past"
+_EXPORTS: dict[Task, str] = {"TextGeneration": "text-generation-with-past", "Embeddings": "feature-extraction"}
+"""What OpenVINO's exporter calls our tasks."""
 _DETOKENIZER = "openvino_detokenizer.xml"
 
 _GRAPH = """\
@@ -56,46 +59,68 @@ node {
 """
 """graph.pbtxt, by which OpenVINO Model Server serves a folder as a language model; all options are its defaults."""
 
+_EMBEDDINGS_GRAPH = """\
+input_stream: "REQUEST_PAYLOAD:input"
+output_stream: "RESPONSE_PAYLOAD:output"
+node {
+  name: "EmbeddingsExecutor"
+  calculator: "EmbeddingsCalculatorOV"
+  input_side_packet: "EMBEDDINGS_NODE_RESOURCES:embeddings_servable"
+  input_stream: "REQUEST_PAYLOAD:input"
+  output_stream: "RESPONSE_PAYLOAD:output"
+  node_options {
+    [type.googleapis.com/mediapipe.EmbeddingsCalculatorOVOptions] { models_path: "./" }
+  }
+}
+"""
+"""The same for a model that embeds: how it pools, the server reads in the folder's `1_Pooling/config.json`."""
+
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 """Nothing is rounded but the weights. By itself OpenVINO rounds activations too, on each kind of CPU in another way."""
 
 
-def convert(source: str, target: str, windows: str) -> None:
+def convert(source: str, target: str, windows: str, task: Task = "TextGeneration") -> None:
     """The model in the folder `source` as OpenVINO has it, in FP16, with all that a server needs, in the folder
     `target`; and the texts as this model reads them, in the file `windows`."""
     import torch
     from optimum.exporters.openvino import export_from_model
     from optimum.exporters.openvino.convert import export_tokenizer
     from optimum.intel.openvino import OVConfig
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
     folder = Path(target)
     pretrained = Pretrained.at(Path(source))
-    _know(pretrained.config)
+    embeds = task == "Embeddings"
+    pooling = Pooling.read(pretrained.folder) if embeds else None
+    _know(pretrained.config, task)
     tokenizer = pretrained.tokenizer()
-    model, loaded = AutoModelForCausalLM.from_pretrained(
+    load = (AutoModel if embeds else AutoModelForCausalLM).from_pretrained
+    model, loaded = load(
         source, dtype=torch.float16, local_files_only=True, trust_remote_code=False, output_loading_info=True
     )
-    if missing := sorted(loaded["missing_keys"]):  # transformers would make them up
-        raise QuantizationFailedError(f"the source lacks weights that its config.json asks for, such as {missing[0]}")
+    pretrained.refuse_missing(loaded["missing_keys"])
     _tell(0.2)
     export_from_model(
         model,
         folder,
-        task=_TASK,
+        task=_EXPORTS[task],
         ov_config=OVConfig(dtype="fp16"),
         preprocessors=[tokenizer],
         patch_16bit_model=True,
     )
     _tell(0.9)
-    export_tokenizer(tokenizer, folder, task=_TASK)
+    export_tokenizer(tokenizer, folder, task=_EXPORTS[task])
     if not (folder / _DETOKENIZER).exists():
         raise UnsupportedArchitectureError("OpenVINO Tokenizers does not know the model's tokenizer: use another model")
-    (folder / "graph.pbtxt").write_text(_GRAPH)
-    read = {
-        "calibration": pretrained.calibration_windows(CALIBRATION_TOKENS),
-        "held out": pretrained.held_out_windows(),
-    }
+    (folder / "graph.pbtxt").write_text(_EMBEDDINGS_GRAPH if embeds else _GRAPH)
+    if pooling:
+        pooling.write(folder)
+        read = {"calibration": pretrained.calibration_passages()}
+    else:
+        read = {
+            "calibration": pretrained.calibration_windows(CALIBRATION_TOKENS),
+            "held out": pretrained.held_out_windows(),
+        }
     Path(windows).write_text(json.dumps(read))
 
 
@@ -110,7 +135,7 @@ def quantize(full: str, target: str, scheme_name: str, windows: str) -> None:
     if scheme.calibrated:
         inputs = _names(model)
         calibration = json.loads(Path(windows).read_text())["calibration"]
-        options["dataset"] = nncf.Dataset(calibration, lambda window: _feed(window, inputs))
+        options["dataset"] = nncf.Dataset(calibration, lambda window: feed(*padded([window]), inputs))
         options["subset_size"] = len(calibration)
         options["awq"] = scheme.awq
         options["scale_estimation"] = scheme.scale_estimation
@@ -124,9 +149,10 @@ def quantize(full: str, target: str, scheme_name: str, windows: str) -> None:
         ),
         **options,
     )
-    options = model.get_rt_info("runtime_options").value
-    options.pop("KV_CACHE_PRECISION", None)  # what the exporter asks for where weights have 16 bits
-    model.set_rt_info(options, "runtime_options")
+    if model.has_rt_info("runtime_options"):
+        options = model.get_rt_info("runtime_options").value
+        options.pop("KV_CACHE_PRECISION", None)  # what the exporter asks for where weights have 16 bits
+        model.set_rt_info(options, "runtime_options")
     _number_anew(model)
     openvino.save_model(model, Path(target, MODEL), compress_to_fp16=False)
 
@@ -143,24 +169,28 @@ def compare(folder: str, windows: str, logits: str, baseline: str) -> None:
     print("result", report.model_dump_json())
 
 
-def _know(config: dict[str, Any]) -> None:
-    """Refuses a model that is no language model to transformers, or one that OpenVINO's exporter does not know."""
+def _know(config: dict[str, Any], task: Task) -> None:
+    """Refuses a model that is none of the task's to transformers, or one that OpenVINO's exporter does not know."""
     if config.get("quantization_config"):
         raise SourceUnsupportedError("the model is quantized already: name its unquantized repository")
 
     from optimum.exporters.tasks import TasksManager
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
     kind = str(config.get("model_type"))
     name = str((config.get("architectures") or [kind])[0])
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ())
     try:
         tasks = TasksManager.get_supported_tasks_for_model_type(kind, "openvino", library_name="transformers")
     except KeyError:
         tasks = {}
-    if _TASK not in tasks or name not in ((known,) if isinstance(known, str) else known):
+    if task == "Embeddings":  # the states of any model can be pooled, whatever head it has
+        what, known = "a model that embeds", kind in MODEL_MAPPING_NAMES
+    else:
+        heads = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ())
+        what, known = "a language model", name in ((heads,) if isinstance(heads, str) else heads)
+    if _EXPORTS[task] not in tasks or not known:
         raise UnsupportedArchitectureError(
-            f"OpenVINO's exporter does not know the architecture {name} as a language model: use another model"
+            f"OpenVINO's exporter does not know the architecture {name} as {what}: use another model"
         )
 
 
@@ -185,7 +215,7 @@ def predictor(folder: str) -> quality.Predict:
 
     def predict(window: Sequence[int]) -> NDArray[np.float32]:
         request.reset_state()
-        logits: NDArray[np.float32] = request.infer(_feed(window, inputs))["logits"][0]
+        logits: NDArray[np.float32] = request.infer(feed(*padded([window]), inputs))["logits"][0]
         return logits
 
     return predict
@@ -193,18 +223,6 @@ def predictor(folder: str) -> quality.Predict:
 
 def _names(model: Any) -> set[str]:
     return {name for tensor in model.inputs for name in tensor.names}
-
-
-def _feed(window: Sequence[int], inputs: set[str]) -> dict[str, NDArray[np.integer[Any]]]:
-    """What a model takes to read a window from its beginning: each has some of these inputs."""
-    ids = np.array([window], np.int64)
-    feed: dict[str, NDArray[np.integer[Any]]] = {
-        "input_ids": ids,
-        "attention_mask": np.ones_like(ids),
-        "position_ids": np.arange(ids.size)[None],
-        "beam_idx": np.zeros(1, np.int32),
-    }
-    return {name: value for name, value in feed.items() if name in inputs}
 
 
 def _held_out(windows: str) -> list[list[int]]:

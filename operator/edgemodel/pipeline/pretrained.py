@@ -1,15 +1,16 @@
 """Models as `transformers` keeps them: config.json, tokenizer, safetensors. Read offline; code of theirs never runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgemodel.api.artifact import ResolvedSource
-from edgemodel.core.sizing import HELD_OUT_TOKENS
+from edgemodel.core.sizing import BATCH_TOKENS, HELD_OUT_TOKENS
 from edgemodel.pipeline import texts
-from edgemodel.pipeline.errors import SourceUnsupportedError, UnsupportedArchitectureError
+from edgemodel.pipeline.embeddings import calibration_passages
+from edgemodel.pipeline.errors import QuantizationFailedError, SourceUnsupportedError, UnsupportedArchitectureError
 from edgemodel.pipeline.quality import windows
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -52,6 +53,19 @@ class Pretrained:
             raise UnsupportedArchitectureError(
                 f"transformers cannot read the model's tokenizer ({type(error).__name__}): use another model"
             ) from None
+
+    def refuse_missing(self, names: Iterable[str]) -> None:
+        """Refuses a source that lacks these weights: they would be made up. A pooler's are for another task."""
+        if missing := sorted(name for name in names if not name.startswith("pooler.")):
+            raise QuantizationFailedError(
+                f"the source lacks weights that its config.json asks for, such as {missing[0]} ({len(missing)} in all)"
+            )
+
+    def calibration_passages(self) -> list[list[int]]:
+        """The calibration text as a model that embeds reads it, passage by passage."""
+        longest = min(self.context_length or BATCH_TOKENS, BATCH_TOKENS)
+        tokenizer = self.tokenizer()
+        return [tokenizer(passage, verbose=False)["input_ids"][:longest] for passage in calibration_passages()]
 
     def held_out_windows(self) -> list[list[int]]:
         """The held-out text as this model reads it."""

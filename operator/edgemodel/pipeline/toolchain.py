@@ -43,7 +43,8 @@ class Toolchain(Protocol):
     ) -> Product:
         """Makes the artifact of the model in the folder `source`, in and below the folder `work`.
 
-        `begin` is called with the name of each step (Convert, Calibrate, Quantize, Evaluate, Measure) that it takes.
+        `begin` is called with the name of each step that it takes (Convert, Calibrate, Quantize, Compile, Evaluate,
+        Measure).
         """
 
 
@@ -71,6 +72,7 @@ _TOOLCHAINS = {
     "mlx": "edgemodel.pipeline.mlx:Mlx",
     "onnx": "edgemodel.pipeline.onnx:Onnx",
     "openvino": "edgemodel.pipeline.openvino:OpenVino",
+    "qnn": "edgemodel.pipeline.qnn:Qnn",
 }
 """Name -> where it is."""
 

@@ -1,21 +1,25 @@
 """`python -m edgemodel.serve ENGINE`: serves the model in MODEL_DIR, as the operator's pods and Macs do.
 
-Environment: MODEL_DIR, MODEL_NAME, PORT, CONTEXT_LENGTH, PARALLEL, THREADS and DRAIN_SECONDS as the operator sets them;
-HOST, all addresses if left out; DEVICE, in the engine's own words.
+Environment: MODEL_DIR, MODEL_NAME, PORT, TASK, CONTEXT_LENGTH, PARALLEL, THREADS, DRAIN_SECONDS and POWER_MODE as the
+operator sets them; HOST, all addresses if left out; DEVICE, in the engine's own words.
 """
 
 import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edgemodel.serve.app import Front
 from edgemodel.serve.batcher import Batcher
-from edgemodel.serve.engine import EngineSettings, engine_maker
+from edgemodel.serve.embedding_batcher import EmbeddingBatcher
+from edgemodel.serve.embedding_front import EmbeddingFront
+from edgemodel.serve.engine import EngineSettings, embedder_maker, engine_maker
 from edgemodel.serve.server import GracefulServer
+from edgemodel.serve.text_front import TextFront
 
 _log = logging.getLogger(__name__)
 _WAITING = 64
@@ -30,7 +34,23 @@ def settings_of(environ: Mapping[str, str]) -> EngineSettings:
         parallel=int(environ.get("PARALLEL", "1")),
         threads=int(environ.get("THREADS", "1")),
         device=environ.get("DEVICE", ""),
+        power_mode=environ.get("POWER_MODE", ""),
     )
+
+
+def front_of(engine: str, environ: Mapping[str, str], engine_failed: Callable[[], None]) -> Front[Any]:
+    """The front that the operator wants, on the engine of that name. KeyError or ValueError if there is none."""
+    settings = settings_of(environ)
+    model, context_length, task = environ.get("MODEL_NAME", "model"), settings.context_length, environ.get("TASK")
+    if task == "Embeddings":
+        embed = partial(embedder_maker(engine), settings)
+        return EmbeddingFront(
+            model, context_length, EmbeddingBatcher(embed, settings.parallel, _WAITING), engine_failed
+        )
+    if task in (None, "TextGeneration"):
+        generate = partial(engine_maker(engine), settings)
+        return TextFront(model, context_length, Batcher(generate, settings.parallel, _WAITING), engine_failed)
+    raise ValueError(f"TASK {task}")
 
 
 def main() -> int:
@@ -39,19 +59,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("engine")
     name = parser.parse_args().engine
+
+    def stop() -> None:
+        _log.critical("the engine failed", exc_info=front.failure)
+        server.should_exit = True
+
     try:
-        settings = settings_of(os.environ)
-        make = engine_maker(name)
+        front = front_of(name, os.environ, stop)
     except (KeyError, ValueError) as error:
         _log.error("cannot start the engine %s: %s is missing or wrong", name, error)
         return 2
-    batcher = Batcher(partial(make, settings), settings.parallel, _WAITING)
-
-    def stop() -> None:
-        _log.critical("the engine failed", exc_info=batcher.failure)
-        server.should_exit = True
-
-    front = Front(os.environ.get("MODEL_NAME", "model"), settings.context_length, batcher, stop)
     server = GracefulServer(
         front.app,
         host=os.environ.get("HOST", "0.0.0.0"),  # noqa: S104 - a pod's only way to be reached
@@ -59,7 +76,7 @@ def main() -> int:
         drain_seconds=int(os.environ.get("DRAIN_SECONDS", "120")),
     )
     server.run()
-    return 1 if batcher.failure or not server.started else 0
+    return 1 if front.failure or not server.started else 0
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ class EngineSettings:
     """CPU threads."""
     device: str = ""
     """The device to run on, in the engine's own words; empty: its default."""
+    power_mode: str = ""
+    """What an accelerator is to spare, as `serving.powerMode` of an EdgeModel; empty: its default."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ class TextEngine(Protocol):
 class EmbeddingEngine(Protocol):
     """Embeds texts. Made, called and closed on one thread; `encode` may be called from any."""
 
+    vocabulary: int
+    """How many tokens there are: every id is below."""
+
     def encode(self, text: str) -> list[int]:
         """Token ids, with those that the model wants at both ends."""
 
@@ -122,7 +127,11 @@ _TEXT_ENGINES = {
 }
 """Name -> where it is."""
 
-_EMBEDDING_ENGINES: dict[str, str] = {}
+_EMBEDDING_ENGINES = {
+    "onnxruntime": "edgemodel.serve.onnxruntime_embedder:OnnxRuntimeEmbedder",
+    "openvino": "edgemodel.serve.openvino_embedder:OpenVinoEmbedder",
+    "qnn": "edgemodel.serve.qnn:QnnEmbedder",
+}
 """The same, of those that embed."""
 
 

@@ -9,7 +9,7 @@ _SPEEDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
 class Metrics:
-    """The metrics of one front, in a registry of their own."""
+    """The metrics that every front has, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -23,6 +23,23 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.prompt_tokens = Counter(
+            "edgemodel_serve_prompt_tokens", "Tokens of prompts, or of texts to embed", registry=self.registry
+        )
+        self._waiting = Gauge("edgemodel_serve_waiting", "Requests that wait for their turn", registry=self.registry)
+        self._running = Gauge("edgemodel_serve_running", "Requests that the engine has", registry=self.registry)
+
+    def watch(self, waiting: Callable[[], float], running: Callable[[], float]) -> None:
+        """Where the numbers of requests come from."""
+        self._waiting.set_function(waiting)
+        self._running.set_function(running)
+
+
+class TextMetrics(Metrics):
+    """Those of a front that generates text."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.first_token = Histogram(
             "edgemodel_serve_time_to_first_token_seconds",
             "From a request to the first token of its answer",
@@ -35,12 +52,4 @@ class Metrics:
             buckets=_SPEEDS,
             registry=self.registry,
         )
-        self.prompt_tokens = Counter("edgemodel_serve_prompt_tokens", "Tokens of prompts", registry=self.registry)
         self.tokens = Counter("edgemodel_serve_tokens", "Tokens of answers", registry=self.registry)
-        self._waiting = Gauge("edgemodel_serve_waiting", "Requests that wait for their turn", registry=self.registry)
-        self._running = Gauge("edgemodel_serve_running", "Requests that the engine has", registry=self.registry)
-
-    def watch(self, waiting: Callable[[], float], running: Callable[[], float]) -> None:
-        """Where the numbers of requests come from."""
-        self._waiting.set_function(waiting)
-        self._running.set_function(running)

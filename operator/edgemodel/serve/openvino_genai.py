@@ -66,7 +66,7 @@ class OpenVinoGenAiEngine:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_seqs = settings.parallel
         scheduler.num_kv_blocks = settings.parallel * blocks
-        properties = _cpu_properties(settings.threads) if on_cpu else {}
+        properties = cpu_properties(settings.threads) if on_cpu else {}
         try:
             self._tokenizer: Any = openvino_genai.Tokenizer(settings.model_dir)
             self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(
@@ -135,7 +135,7 @@ class OpenVinoGenAiEngine:
         self._pipeline = self._tokenizer = None
 
 
-def _cpu_properties(threads: int) -> dict[str, Any]:
+def cpu_properties(threads: int) -> dict[str, Any]:
     """How a CPU is used."""
     properties: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,

@@ -1,12 +1,16 @@
 """OpenAI's requests, as far as a front can answer them. What it can't is refused by name, never passed over in silence.
 
-Source of the fields: OpenAI's API reference for chat completions and completions.
+Source of the fields: OpenAI's API reference for chat completions, completions and embeddings.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+_Item = TypeVar("_Item")
+_Several = Annotated[list[_Item], Field(min_length=1, max_length=2048)]
+_Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class ApiError(Exception):
@@ -118,6 +122,27 @@ class CompletionRequest(_Generation):
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)] | list[int]
     max_tokens: Annotated[int, Field(ge=1)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=1)] | None = None
+
+
+class EmbeddingRequest(_Request):
+    """POST /v1/embeddings."""
+
+    neutral = {"dimensions": ()}
+
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | _Several[Annotated[str, Field(min_length=1)]]
+        | _Tokens
+        | _Several[_Tokens]
+    )
+    encoding_format: Literal["float", "base64"] | None = "float"
+
+    @property
+    def texts(self) -> Sequence[str | list[int]]:
+        """What to embed: text, or token ids."""
+        if isinstance(self.input, str):
+            return [self.input]
+        return [self.input] if isinstance(self.input[0], int) else self.input
 
 
 def explained(error: ValidationError) -> str:

@@ -161,6 +161,11 @@ def test_name_fits_what_is_made_of_it(server: Server, kind: str, name: str, mess
     ("name", "spec", "message"),
     [
         ("a default that it does not offer", {"defaultScheme": "Q2_K"}, "defaultScheme must be one of the schemes"),
+        (
+            "a default for one task alone",
+            {"schemes": [{"name": "Q4_K_M", "bitsPerWeight": "4.85", "tasks": ["Embeddings"]}]},
+            "and for all tasks",
+        ),
         ("no scheme", {"schemes": []}, "should have at least 1 items"),
         ("two schemes of a name", {"schemes": [{"name": "Q4_K_M", "bitsPerWeight": "4.85"}] * 2}, "Duplicate value"),
         ("bits that are no number", {"schemes": [{"name": "Q4_K_M", "bitsPerWeight": "many"}]}, "should match"),

@@ -28,7 +28,7 @@ def test_field_of_a_newer_version_is_passed_over() -> None:
 
 def test_dump_is_camel_case_and_without_what_is_unset() -> None:
     assert Variant(name="cpu", per_node=True).dump() == {"name": "cpu", "perNode": True}
-    nothing: dict[str, list[str]] = {"args": [], "env": [], "devices": []}
+    nothing: dict[str, list[str]] = {"tasks": [], "args": [], "env": [], "devices": []}
     assert HardwareChoice(hardware_class="gpu").dump() == {"class": "gpu", "preference": 100} | nothing
 
 

@@ -99,7 +99,9 @@ class StandInClient(Client):
             return self.objects.pop(ref)
         return self.stored(obj)
 
-    async def delete(self, ref: Ref, uid: str | None = None, propagation: Propagation = "Background") -> Object | None:
+    async def delete(
+        self, ref: Ref, uid: str | None = None, propagation: Propagation = "Background", grace: int | None = None
+    ) -> Object | None:
         self._write(f"delete {propagation}" if propagation != "Background" else "delete", ref)
         obj = self.objects[ref]
         if obj["metadata"].get("finalizers") or propagation == "Foreground":

@@ -62,7 +62,7 @@ S390 = hardware_class("s390x")
         ("hardware is not there and the runtime is open", {"hardware": "x86"}, ONE_X86_NODE, "UnknownHardware",
          "stalling", "there is no HardwareClass 'x86'; there are: arm64, x86-64"),
         ("runtime does not serve the hardware", {"runtime": "llamacpp", "hardware": "gpu"}, MIXED,
-         "HardwareNotSupported", "stalling", "does not serve 'gpu'; it serves: arm64, x86-64"),
+         "HardwareNotSupported", "stalling", "does not do TextGeneration on 'gpu'; it does on: arm64, x86-64"),
         ("hardware has no node", {"runtime": "llamacpp", "hardware": "arm64"},
          landscape((CPU,), (X86, ARM), (node(),)), "NoNode", "waiting",
          "no node is of HardwareClass 'arm64': waiting for one to join. Classes with nodes: x86-64"),
@@ -74,7 +74,7 @@ S390 = hardware_class("s390x")
         ("all is open and no node is of a class that is served", {},
          landscape((CPU,), (X86, S390), (node(arch="s390x"),)), "NoNode", "waiting", "waiting for one to join"),
         ("scheme is not offered", {"quantization": {"scheme": "Q2_K"}}, ONE_X86_NODE, "UnknownScheme", "stalling",
-         "has no scheme 'Q2_K'; it has: Q4_K_M, Q8_0"),
+         "has no scheme 'Q2_K' for TextGeneration; it has: Q4_K_M, Q8_0"),
     ],
 )  # fmt: skip
 def test_variant_is_undecided_when(
@@ -222,6 +222,39 @@ def test_another_task_is_another_artifact() -> None:
     offered = landscape((able,), (X86,), (node(),))
     keys = [wanted_keys(edge_model({"name": "a"}, task=task).spec, resolved(), offered) for task in able.spec.tasks]
     assert keys[0].isdisjoint(keys[1])
+
+
+BOTH = ["TextGeneration", "Embeddings"]
+
+
+def test_a_scheme_may_be_for_one_task() -> None:
+    schemes = [
+        {"name": "Q4_K_M", "bitsPerWeight": "4.85"},
+        {"name": "GPTQ", "bitsPerWeight": "4.5", "tasks": ["TextGeneration"]},
+    ]
+    offered = landscape((runtime(tasks=BOTH, schemes=schemes),), (X86,), (node(),))
+    asked: dict[str, object] = {"quantization": {"scheme": "GPTQ"}}
+    assert isinstance(one(asked, offered), Choice)
+    found = one(asked, offered, task="Embeddings")
+    assert isinstance(found, Undecided)
+    assert found.problem.reason == "UnknownScheme"
+    assert "has no scheme 'GPTQ' for Embeddings; it has: Q4_K_M" in found.problem.message
+
+
+def test_hardware_may_be_for_one_task() -> None:
+    hardware = [{"class": "x86-64", "preference": 1}, {"class": "gpu", "preference": 9, "tasks": ["TextGeneration"]}]
+    offered = landscape((runtime(tasks=BOTH, choices=hardware),), (X86, GPU), (node(), GPU_NODE))
+    found = [one({}, offered, task=task) for task in BOTH]
+    assert [isinstance(each, Choice) and each.hardware for each in found] == ["gpu", "x86-64"]
+    (default,) = decide(edge_model(task="Embeddings").spec, offered)
+    assert default.variant.hardware == "x86-64"
+    refused = one({"runtime": "llamacpp", "hardware": "gpu"}, offered, task="Embeddings")
+    assert isinstance(refused, Undecided)
+    assert refused.problem.reason == "HardwareNotSupported"
+    assert "does not do Embeddings on 'gpu'; it does on: x86-64" in refused.problem.message
+    unserved = one({"hardware": "gpu"}, offered, task="Embeddings")
+    assert isinstance(unserved, Undecided)
+    assert "no EdgeRuntime does Embeddings on gpu" in unserved.problem.message
 
 
 PIPELINE = {"image": "registry.example/pipeline:1", "toolchain": "openvino", "version": "1", "sources": ["safetensors"]}

@@ -3,12 +3,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemodel.api.artifact import ModelFacts
+from edgemodel.api.base import Task
 from edgemodel.api.model import Serving
 from edgemodel.api.runtime import Pipeline, Scheme, Serve
 from edgemodel.core.sizing import (
     MIB,
     baseline_bytes,
     context_per_request,
+    embedding_bytes,
     job_size,
     kv_cache_bytes,
     logits_bytes,
@@ -65,7 +67,7 @@ def test_job_scratch_has_room_for_the_source_with_an_adapter_in_it() -> None:
 
 
 def test_job_gets_twice_the_memory_each_time_it_was_not_enough() -> None:
-    sizes = [job_size(resolved(), Q4, pipeline(MIB), attempt) for attempt in (1, 2, 3)]
+    sizes = [job_size(resolved(), Q4, pipeline(MIB), attempt=attempt) for attempt in (1, 2, 3)]
     assert [size.memory for size in sizes] == [sizes[0].memory * factor for factor in (1, 2, 4)]
     assert len({size.scratch for size in sizes}) == 1
 
@@ -85,6 +87,41 @@ def test_a_toolchain_and_a_runtime_may_take_more_for_a_weight_and_for_the_cache(
     assert abs(room - 6.6 * 134_515_008) <= 1
     serving = Serving(context_length=4096, parallel=1)
     assert serving_memory(SMOLLM2, 0, serving, serve(kv_cache_element=4)) == 2 * 90 * MIB + 2 * 96 * MIB
+
+
+# MiniLM-L6 by hand: 22 713 728 weights, 12 heads of 32 in states of 384, contexts of 512.
+MINILM = ModelFacts(
+    architecture="BertModel",
+    parameters=22_713_728,
+    layers=6,
+    kv_heads=12,
+    head_size=32,
+    hidden_size=384,
+    vocabulary=30_522,
+    context_length=512,
+)
+
+
+def test_a_text_that_is_embedded_takes_attention_and_states() -> None:
+    assert embedding_bytes(MINILM, 512) == 2 * 12 * 512 * 512 * 4 + 16 * 384 * 512 * 4 == 36 * MIB
+
+
+def test_heads_that_share_keys_have_attention_of_their_own() -> None:
+    shared = MINILM.model_copy(update={"kv_heads": 2})
+    assert embedding_bytes(shared, 512) == embedding_bytes(MINILM, 512)
+
+
+def test_a_pod_that_embeds_has_no_cache_and_no_logits() -> None:
+    serving = Serving(context_length=4096, parallel=4)
+    assert serving_memory(MINILM, 25 * MIB, serving, serve(256 * MIB), "Embeddings") == (25 + 4 * 36 + 256) * MIB
+
+
+def test_a_job_for_embeddings_computes_no_logits() -> None:
+    source = resolved(model=MINILM, bytes=91 * MIB)
+    size = job_size(source, Q4, pipeline(1536 * MIB), "Embeddings")
+    assert size.memory == 2 * 22_713_728 + 36 * MIB + 1536 * MIB
+    total = 91 * MIB + 2 * 22_713_728 + 13_770_197
+    assert size.scratch == total + total // 10 + 64 * MIB
 
 
 def test_context_is_no_longer_than_the_model_was_trained_for() -> None:
@@ -114,9 +151,11 @@ _facts = st.builds(
     layers=st.integers(0, 200),
     kv_heads=st.integers(0, 128),
     head_size=st.integers(0, 256),
+    hidden_size=st.integers(0, 20_000),
     vocabulary=st.integers(0, 300_000),
     context_length=st.integers(0, 1_000_000),
 )
+_TASKS: list[Task] = ["TextGeneration", "Embeddings"]
 _SIZES = ("parameters", "layers", "kv_heads", "head_size", "vocabulary")
 
 
@@ -134,12 +173,12 @@ def test_a_bigger_model_never_gets_less(facts: ModelFacts, field: str, more: int
 
 
 @settings(derandomize=True, deadline=None)
-@given(_facts, st.integers(128, 10**6), st.integers(1, 255), st.integers(0, 10**11))
+@given(_facts, st.integers(128, 10**6), st.integers(1, 255), st.integers(0, 10**11), st.sampled_from(_TASKS))
 def test_more_context_and_more_requests_never_get_less(
-    facts: ModelFacts, context: int, parallel: int, artifact: int
+    facts: ModelFacts, context: int, parallel: int, artifact: int, task: Task
 ) -> None:
     def memory(context: int, parallel: int) -> int:
-        return serving_memory(facts, artifact, Serving(context_length=context, parallel=parallel), serve())
+        return serving_memory(facts, artifact, Serving(context_length=context, parallel=parallel), serve(), task)
 
     assert memory(context, parallel) >= artifact
     assert memory(context + 1, parallel) >= memory(context, parallel)

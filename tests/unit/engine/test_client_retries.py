@@ -119,6 +119,7 @@ def test_each_answer_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_no_answer_at_all_is_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def then(client: Client) -> None:
+        assert isinstance(client._access, Access)
         monkeypatch.setattr(client._access, "_info", client._access._info.__class__(server="http://127.0.0.1:1"))
         with pytest.raises(Unavailable, match="no answer"):
             await client.get(REF)

@@ -31,6 +31,7 @@ def test_an_image_of_one_program(layout: Layout) -> None:
     with tarfile.open(layer) as tar:
         assert tar.getnames() == ["first"]
         assert tar.getmember("first").mode == 0o755
+    assert layout.config("example/first:1")["config"]["User"] == "65535:65535"
 
 
 def test_an_archive_names_the_image_and_holds_its_blobs(layout: Layout) -> None:

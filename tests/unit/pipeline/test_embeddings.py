@@ -45,6 +45,12 @@ def test_pooling_is_as_the_model_says(
     assert Pooling.read(folder(tmp_path, modules, **pooling)) == expected
 
 
+@pytest.mark.parametrize("pooling", [Pooling("mean", True), Pooling("cls", False), Pooling("last", True)])
+def test_pooling_can_be_written_and_read_again(tmp_path: Path, pooling: Pooling) -> None:
+    pooling.write(tmp_path)
+    assert Pooling.read(tmp_path) == pooling
+
+
 def test_pooling_of_a_model_that_says_nothing(tmp_path: Path) -> None:
     assert Pooling.read(tmp_path) == Pooling("mean", True)
 

@@ -46,6 +46,20 @@ def test_tinysawyer_is_as_its_config_says() -> None:
     assert (facts.hidden_size, facts.vocabulary, facts.context_length) == (256, 1024, 512)
 
 
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 8194}, 8192),
+        ({"model_type": "roberta"}, 0),
+    ],
+)
+def test_the_context_has_the_positions_that_tokens_can_have(config: dict[str, object], length: int) -> None:
+    facts = config_facts({"architectures": ["AModel"]} | config, _safetensors(safetensors(*TWO)))
+    assert facts.context_length == length
+
+
 def test_only_the_header_of_safetensors_is_read() -> None:
     data = safetensors(("a", "F16", [1 << 19], 1 << 20))
     read: list[tuple[int, int]] = []

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from edgemodel.api.artifact import Source
+from edgemodel.pipeline.embeddings import Pooling
 from edgemodel.pipeline.errors import PathRefusedError, SourceChangedError, SourceNotFoundError
 from edgemodel.pipeline.resolve import resolve
 from edgemodel.pipeline.sources import SourceReader, open_source
+from tests.minilm import CONTEXT_LENGTH, PARAMETERS, WIDTH
 from tests.unit.pipeline.models import TINYSAWYER, llama_gguf
 
 
@@ -40,6 +42,20 @@ def test_nothing_is_copied(volume: Path, tmp_path: Path) -> None:
     weights = tmp_path / "model" / "model.safetensors"
     assert weights.is_symlink()
     assert weights.read_bytes() == (TINYSAWYER / "model.safetensors").read_bytes()
+
+
+def test_a_model_that_embeds_comes_with_what_says_how_it_pools(minilm: Path, tmp_path: Path) -> None:
+    shutil.copytree(minilm, tmp_path / "volume" / "minilm")
+    reader = _open(tmp_path / "volume", "minilm")
+    found = resolve(reader)
+    for file in found.files:
+        reader.fetch(file, tmp_path / "model" / file.path, lambda _: None)
+    assert Pooling.read(tmp_path / "model") == Pooling("mean", normalize=True)
+    facts = found.resolved.model
+    assert (facts.architecture, facts.parameters, facts.layers) == ("BertModel", PARAMETERS, 6)
+    assert (facts.kv_heads, facts.head_size, facts.hidden_size) == (12, 32, WIDTH)
+    assert (facts.vocabulary, facts.context_length) == (30_522, CONTEXT_LENGTH)
+    assert found.resolved.weight_type == "F32"
 
 
 def test_links_may_stay_in_the_volume_and_not_leave_it(volume: Path, tmp_path: Path) -> None:

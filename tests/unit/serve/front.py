@@ -1,19 +1,28 @@
-"""A front on a stand-in for an engine, reached over HTTP. What it does not prove: that any engine is like this one."""
+"""Fronts on stand-ins for engines, reached over HTTP. What they do not prove: that any engine is like these."""
 
 import asyncio
+import json
+import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Generic, TypeVar
 
 from openai import OpenAI
 
 from edgemodel.serve.app import Front
 from edgemodel.serve.batcher import Batcher
+from edgemodel.serve.embedding_batcher import EmbeddingBatcher
+from edgemodel.serve.embedding_front import EmbeddingFront
 from edgemodel.serve.engine import Finish, NoChatTemplateError, Output, Sampling, Token
+from edgemodel.serve.engine_thread import EngineThread
 from edgemodel.serve.server import GracefulServer
+from edgemodel.serve.text_front import TextFront
 from hack.cluster.controlplane import free_ports
 
 
@@ -77,14 +86,49 @@ class StandIn:
 
 
 @dataclass
-class Running:
+class Embedder:
+    """A stand-in that embeds a text as the number of its tokens, the first, and the last."""
+
+    pace: float = 0.0
+    """Seconds that a batch takes."""
+    gate: threading.Event | None = None
+    """What each batch waits for, if there is one."""
+    fails_at: int = 1 << 30
+    """The batch that fails."""
+    batches: list[list[int]] = field(default_factory=list)
+    """The lengths of the texts of each."""
+    closed: bool = False
+    vocabulary: int = 256
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        assert texts, "turned with nothing to do"
+        self.batches.append([len(text) for text in texts])
+        if len(self.batches) >= self.fails_at:
+            raise RuntimeError("out of order")
+        time.sleep(self.pace)
+        if self.gate:
+            self.gate.wait()
+        return [[len(text), text[0] / 256, text[-1] / 256] for text in texts]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+EngineT = TypeVar("EngineT", StandIn, Embedder)
+
+
+@dataclass
+class Running(Generic[EngineT]):
     """A front that serves."""
 
     port: int
-    engine: StandIn
-    front: Front
+    engine: EngineT
+    front: Front[Any]
     server: GracefulServer
-    batcher: Batcher
+    batcher: EngineThread[Any, Any]
 
     @property
     def url(self) -> str:
@@ -92,6 +136,24 @@ class Running:
 
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def post(self, path: str, body: Any) -> tuple[int, Any]:
+        """Status and answer."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def begin(self, path: str, body: Any) -> socket.socket:
+        """The connection of a client that has asked, and has not read an answer."""
+        text = json.dumps(body)
+        client = socket.create_connection(("127.0.0.1", self.port))
+        client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+        return client
 
     def metric(self, name: str, **labels: str) -> float:
         return self.front.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -104,12 +166,24 @@ class Running:
 
 
 @contextmanager
-def serving(engine: StandIn, parallel: int = 4, waiting: int = 64, context_length: int = 512) -> Iterator[Running]:
+def serving(
+    engine: EngineT, parallel: int = 4, waiting: int = 64, context_length: int = 512
+) -> Iterator[Running[EngineT]]:
     """A front on this engine until the block ends."""
     (port,) = free_ports(1)
-    batcher = Batcher(lambda: engine, parallel, waiting)
-    front = Front("tiny", context_length, batcher, lambda: setattr(server, "should_exit", True))
-    server = GracefulServer(front.app, "127.0.0.1", port, drain_seconds=10)
+    front: Front[Any]
+    batcher: EngineThread[Any, Any]
+
+    def stop() -> None:
+        server.should_exit = True
+
+    if isinstance(engine, Embedder):
+        batcher = EmbeddingBatcher(lambda: engine, parallel, waiting)
+        front = EmbeddingFront("tiny", context_length, batcher, stop)
+    else:
+        batcher = Batcher(lambda: engine, parallel, waiting)
+        front = TextFront("tiny", context_length, batcher, stop)
+    server: GracefulServer = GracefulServer(front.app, "127.0.0.1", port, drain_seconds=10)
     thread = threading.Thread(target=partial(asyncio.run, server.serve()))
     thread.start()
     running = Running(port, engine, front, server, batcher)
