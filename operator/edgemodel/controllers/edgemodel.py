@@ -13,7 +13,7 @@ from edgemodel.api.model import EdgeModel, SourceStatus
 from edgemodel.controllers.context import Context, EventType, api_problem, now, timestamp
 from edgemodel.controllers.resources import BY_MODEL, BY_SOURCE
 from edgemodel.core.conditions import find, stalled
-from edgemodel.core.keys import SourceRequest, answered_request, source_request
+from edgemodel.core.keys import SourceRequest, answered_request, source_request, source_status
 from edgemodel.core.making import seconds_until
 from edgemodel.core.model_status import (
     ModelScope,
@@ -173,7 +173,7 @@ class EdgeModelController:
             found = self._context.cache.get(*ref)
             artifact = ModelArtifact.model_validate(found) if found else None
             if artifact and source_request(artifact.spec.source) == request:
-                return _source_status(artifact.spec.resolved, request)
+                return source_status(artifact.spec.resolved, request)
         return None
 
     async def _ask_resolver(self, scope: ModelScope, pods: list[Object]) -> tuple[float | None, list[Object]]:
@@ -244,19 +244,9 @@ def _plain(source: SourceStatus) -> ResolvedSource:
     return ResolvedSource.model_validate(source.dump())
 
 
-def _source_status(resolved: ResolvedSource, request: SourceRequest) -> SourceStatus:
-    asked = {
-        "uri": request.uri,
-        "requestedRevision": request.revision,
-        "requestedSha256": request.sha256 or None,
-        "requestedAdapter": request.adapter or None,
-    }
-    return SourceStatus.model_validate(resolved.dump() | asked)
-
-
 def _answer(said: dict[str, object], request: SourceRequest) -> SourceStatus | None:
     try:
-        return _source_status(ResolvedSource.model_validate(said), request)
+        return source_status(ResolvedSource.model_validate(said), request)
     except ValidationError:
         return None
 

@@ -41,3 +41,14 @@ def answered_request(status: SourceStatus) -> SourceRequest:
     return SourceRequest(
         status.uri, status.requested_revision, status.requested_sha256 or "", status.requested_adapter or ""
     )
+
+
+def source_status(resolved: ResolvedSource, request: SourceRequest) -> SourceStatus:
+    """The answer to a request, as a status keeps it."""
+    asked = {
+        "uri": request.uri,
+        "requestedRevision": request.revision,
+        "requestedSha256": request.sha256 or None,
+        "requestedAdapter": request.adapter or None,
+    }
+    return SourceStatus.model_validate(resolved.dump() | asked)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from edgemodel.api.artifact import ModelArtifact
 from edgemodel.api.crd import CUSTOM_RESOURCES, custom_resource_definition
-from edgemodel.api.model import EdgeModel, EdgeModelStatus, SourceStatus
-from edgemodel.core.keys import answered_request, source_request
+from edgemodel.api.model import EdgeModel, EdgeModelStatus
+from edgemodel.core.keys import answered_request, source_request, source_status
 from edgemodel.core.model_status import ModelScope, VariantScope, model_status
 from edgemodel.core.objects import model_artifact, quantization_job, resolver_pod, service, workload
 from edgemodel.core.plan import Choice, Landscape, decide, wanted_keys
@@ -112,8 +112,7 @@ def live(model: EdgeModel, cluster: Landscape) -> None:
     service(model)
     source = resolved()
     request = source_request(model.spec.source)
-    asked = {"uri": request.uri, "requestedRevision": request.revision, "requestedSha256": request.sha256 or None}
-    known = SourceStatus.model_validate(source.dump() | asked)
+    known = source_status(source, request)
     assert answered_request(known) == request
     made: list[VariantScope] = []
     for decision in decide(model.spec, cluster):
