@@ -37,8 +37,16 @@ _TEXTS = 8
 """Of those that are embedded."""
 _SECONDS = 30.0
 """What a measurement may take, the model's loading aside."""
-_GLANCE = 0.05
-"""Seconds between looks at a program's memory."""
+_WEIGHS = "weighs "
+_KEEPER = f"""
+import os, sys
+child = os.fork() or os.execv(sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(child, 0)
+print("{_WEIGHS}%d" % (1024 * usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Runs a program and says what it weighs. A parent of its own for it, and a small one: the kernel counts what a process
+has before it becomes the program."""
 
 
 @dataclass(frozen=True)
@@ -156,25 +164,22 @@ def _embedding(name: str, path: Path, threads: int) -> Measurement:
 def _llama_bench(path: Path, threads: int) -> Measurement:
     command: list[str | Path] = [llamacpp_home() / "bin" / "llama-bench", "-m", path, "-t", str(threads)]
     command += ["-p", "0", "-n", str(_TOKENS), "-r", "2", "-o", "json"]
-    memory = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        while process.poll() is None:
-            memory = max(memory, peak_memory(process.pid))
-            time.sleep(_GLANCE)
-        said = process.communicate()[0]
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+    said, memory = run_and_weigh(command)
     return Measurement(float(json.loads(said)[0]["avg_ts"]), memory)
 
 
-def peak_memory(process: int | str = "self") -> int:
-    """Most memory that was resident, in bytes; 0 if the process has ended. `getrusage` will not do: there a process
-    begins with what its parent had."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+def run_and_weigh(command: Sequence[str | Path]) -> tuple[str, int]:
+    """Runs a program: what it prints, and most memory that was resident, in bytes."""
+    keeper = [sys.executable, "-S", "-E", "-c", _KEEPER, *command]
+    said = subprocess.run(keeper, check=True, stdout=subprocess.PIPE, text=True).stdout
+    printed, _, memory = said.rpartition(_WEIGHS)
+    return printed, int(memory)
+
+
+def peak_memory() -> int:
+    """Most memory of this process that was resident, in bytes. `getrusage` will not do: a process begins with what its
+    parent had."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
 
 
