@@ -21,7 +21,7 @@ from edgemodel.serve.onnxruntime_embedder import EMBEDDING, IDS, MASK, TOKENIZER
 _OPSET = 20
 
 
-class _Embedder(torch.nn.Module):  # type: ignore[misc]
+class _Embedder(torch.nn.Module):  # type: ignore[misc]  # torch is not installed where types are checked
     """A model of `transformers`, with what makes an embedding of its states."""
 
     def __init__(self, model: torch.nn.Module, pooling: Pooling) -> None:

@@ -82,7 +82,7 @@ def convert(source: str, full: str) -> None:
     )
     pretrained.refuse_missing(loaded["missing_keys"])
 
-    class Embedder(torch.nn.Module):  # type: ignore[misc]
+    class Embedder(torch.nn.Module):  # type: ignore[misc]  # torch is not installed where types are checked
         def __init__(self) -> None:
             super().__init__()
             self.model = model.eval()
