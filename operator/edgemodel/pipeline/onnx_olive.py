@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from edgemodel.api.base import Task
 from edgemodel.pipeline.errors import UnsupportedArchitectureError
 from edgemodel.pipeline.onnx_schemes import CALIBRATION_WINDOWS, OlivePass
-from edgemodel.pipeline.pretrained import Pretrained
+from edgemodel.pipeline.pretrained import Pretrained, refuse_without_tokenizer
 
 CALIBRATION_TOKENS = 8192
 MODEL = "model.onnx"
@@ -58,8 +58,7 @@ def run_passes(
     for pattern in _NOT_SERVED:
         for path in target.glob(pattern):
             path.unlink()
-    if not (target / "tokenizer.json").exists():
-        raise UnsupportedArchitectureError("the model's tokenizer is of a kind that has no tokenizer.json: use another")
+    refuse_without_tokenizer(target)
 
 
 def _onnx(folder: Path) -> ONNXModelHandler:

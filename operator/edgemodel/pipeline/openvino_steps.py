@@ -24,7 +24,7 @@ from edgemodel.pipeline.errors import (
     UnsupportedArchitectureError,
 )
 from edgemodel.pipeline.openvino_schemes import SCHEMES
-from edgemodel.pipeline.pretrained import Pretrained
+from edgemodel.pipeline.pretrained import Pretrained, refuse_without_tokenizer
 from edgemodel.serve.padding import feed, padded
 
 MODEL = "openvino_model.xml"
@@ -112,6 +112,7 @@ def convert(source: str, target: str, windows: str, task: Task = "TextGeneration
     export_tokenizer(tokenizer, folder, task=_EXPORTS[task])
     if not (folder / _DETOKENIZER).exists():
         raise UnsupportedArchitectureError("OpenVINO Tokenizers does not know the model's tokenizer: use another model")
+    refuse_without_tokenizer(folder)
     (folder / "graph.pbtxt").write_text(_EMBEDDINGS_GRAPH if embeds else _GRAPH)
     if pooling:
         pooling.write(folder)

@@ -13,6 +13,7 @@ from edgemodel.pipeline.embeddings import calibration_passages
 from edgemodel.pipeline.errors import QuantizationFailedError, SourceUnsupportedError, UnsupportedArchitectureError
 from edgemodel.pipeline.quality import windows
 
+TOKENIZER = "tokenizer.json"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """For programs that would otherwise ask a hub."""
 
@@ -80,3 +81,9 @@ class Pretrained:
         ids: Sequence[int] = tokenizer(text.decode(), add_special_tokens=False, verbose=False)["input_ids"]
         adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
         return windows(ids, self.context_length, tokenizer.bos_token_id if adds_bos else None, at_most)
+
+
+def refuse_without_tokenizer(artifact: Path) -> None:
+    """Refuses a model from whose tokenizer `transformers` made no file that our engines can read."""
+    if not (artifact / TOKENIZER).exists():
+        raise UnsupportedArchitectureError(f"the model's tokenizer is of a kind that has no {TOKENIZER}: use another")

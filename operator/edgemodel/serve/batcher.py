@@ -88,7 +88,7 @@ class Batcher(EngineThread[TextEngine, Answer]):
                 if output.finish:
                     del self._running[output.request]
         if found:
-            self._loop.call_soon_threadsafe(_hand_out, found)
+            self._bell.call(_hand_out, found)
 
 
 def _hand_out(found: Sequence[tuple[Answer, Output]]) -> None:

@@ -74,7 +74,7 @@ class EmbeddingBatcher(EngineThread[EmbeddingEngine, Texts]):
             for request, _ in batch:
                 if not request.left:
                     self._running.pop(request.number, None)
-        self._loop.call_soon_threadsafe(_hand_out, batch, embeddings)
+        self._bell.call(_hand_out, batch, embeddings)
 
     def _next(self) -> list[tuple[Texts, int]]:
         """The next batch: a text of each request in turn, until it is full."""

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
+from edgemodel.serve.bell import Bell
+
 
 class BusyError(Exception):
     """As many requests wait as may."""
@@ -66,7 +68,7 @@ class EngineThread(ABC, Generic[Engine, Request]):
 
     async def open(self) -> Engine:
         """Has the engine made, which may take minutes. Raises what its maker raises."""
-        self._loop = asyncio.get_running_loop()
+        self._bell = Bell(asyncio.get_running_loop())
         self._thread.start()
         return await asyncio.wrap_future(self._made)
 
@@ -76,6 +78,7 @@ class EngineThread(ABC, Generic[Engine, Request]):
             self._closed = True
             self._news.notify()
         await asyncio.to_thread(self._thread.join)
+        self._bell.close()
 
     def _queue(self, request: Request) -> None:
         """Lets a request wait. Raises `BusyError` if too many wait already."""
@@ -120,7 +123,7 @@ class EngineThread(ABC, Generic[Engine, Request]):
             left = [*self._running.values(), *self._waiting]
             self._running.clear()
             self._waiting.clear()
-        self._loop.call_soon_threadsafe(_fail_all, left)
+        self._bell.call(_fail_all, left)
 
 
 def _fail_all(requests: Sequence[Asked]) -> None:

@@ -2,8 +2,7 @@
 
 Its own batching (`Engine`) lets no request in before those that run are answered, and knows no log-probabilities. Its
 own tokenizer splits some texts otherwise than the one that the model was trained with, and ends the process where there
-is nothing to decode: the artifact has that tokenizer's file, and `tokenizers` reads it. `jinja2` fills in the chat
-template as `transformers` does.
+is nothing to decode. `jinja2` fills in the chat template as `transformers` does.
 """
 
 import json
@@ -18,9 +17,9 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from edgemodel.serve.engine import EngineSettings, ModelRefusedError, NoChatTemplateError, Output, Sampling, Token
+from edgemodel.serve.tokenizer import ArtifactTokenizer
 
 PROMPT_TOKENS = 128
 """Tokens of a prompt that are read in a step: what other requests wait for, and what logits are held of at once."""
@@ -71,7 +70,7 @@ class OnnxRuntimeGenAiEngine:
                 config.clear_providers()
                 config.append_provider(settings.device)
             self._model = og.Model(config)
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._tokenizer = ArtifactTokenizer(folder)
         except Exception as error:
             raise ModelRefusedError(
                 f"onnxruntime-genai cannot load the model ({error}): make the artifact anew, or use another device"
@@ -91,13 +90,11 @@ class OnnxRuntimeGenAiEngine:
 
     def encode(self, text: str, special: bool) -> list[int]:
         """Token ids."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
-        return ids
+        return self._tokenizer.encode(text, special)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+        return self._tokenizer.decode(ids)
 
     def add(self, request: int, prompt: Sequence[int], sampling: Sampling) -> None:
         """Takes in a request."""

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 _HALF = "\N{REPLACEMENT CHARACTER}"
 _LONGEST_CHARACTER = 4
 """Tokens that a character may be spread over: one for each of its bytes."""
+_LONGEST_CONTEXT = 16
+"""Tokens that are decoded again with each that is new. With fewer, the context is begun anew more often; with more,
+each decoding takes longer."""
 
 
 class TextStream:
@@ -16,6 +19,7 @@ class TextStream:
         self._ids: list[int] = []
         self._known = 0  # tokens whose text is decoded
         self._context = 0  # where decoding begins: the words before decide about spaces
+        self._before = ""  # what is decoded from there on
         self._held = ""  # decoded, but it may be the beginning of a stop sequence
         self.stopped = False
         """Whether a stop sequence has come. Then all text is out."""
@@ -31,7 +35,6 @@ class TextStream:
 
     def _decoded(self, at_end: bool) -> str:
         """The text of what is not decoded yet, but for tokens at the end that are the beginning of a character."""
-        before = self._decode(self._ids[self._context : self._known])
         for held in range(_LONGEST_CHARACTER):
             until = len(self._ids) - held
             if until <= self._known:
@@ -42,8 +45,11 @@ class TextStream:
         else:  # it is no character
             until = len(self._ids)
             now = self._decode(self._ids[self._context :])
-        self._context, self._known = self._known, until
-        return now[len(before) :]
+        text = now[len(self._before) :]
+        if until - self._context > _LONGEST_CONTEXT:
+            self._context, now = self._known, self._decode(self._ids[self._known : until])
+        self._known, self._before = until, now
+        return text
 
     def _certain(self, text: str, at_end: bool) -> str:
         if self.stopped:

@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -129,13 +129,14 @@ class Running(Generic[EngineT]):
     front: Front[Any]
     server: GracefulServer
     batcher: EngineThread[Any, Any]
+    clients: ExitStack = field(default_factory=ExitStack)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+        return self.clients.enter_context(OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0))
 
     def post(self, path: str, body: Any) -> tuple[int, Any]:
         """Status and answer."""
@@ -189,7 +190,8 @@ def serving(
     running = Running(port, engine, front, server, batcher)
     try:
         running.wait(lambda: server.started)
-        yield running
+        with running.clients:
+            yield running
     finally:
         server.should_exit = True
         thread.join(20)

@@ -54,3 +54,18 @@ def test_a_space_between_words_is_kept_though_decoding_drops_the_first(words: li
     stream = TextStream(sentence_piece)
     found = [stream.feed([number]) for number in range(len(words))]
     assert "".join([*found, stream.end()]) == "".join(words).replace("▁", " ").removeprefix(" ")
+
+
+def test_a_token_costs_little_more_than_one_short_decoding() -> None:
+    """An engine's decoding can take as long as a tenth of the token itself."""
+    decoded: list[int] = []
+
+    def counting(ids: Sequence[int]) -> str:
+        decoded.append(len(ids))
+        return decode(ids)
+
+    stream = TextStream(counting)
+    text = "Tom said. " * 20
+    assert "".join(stream.feed([byte]) for byte in text.encode()) == text
+    assert len(decoded) < 1.15 * len(text)
+    assert max(decoded) < 20
