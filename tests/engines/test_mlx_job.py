@@ -174,6 +174,7 @@ def make(mlx: Mlx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         try:
             Toolchain().check(recipe)
             monkeypatch.setattr("edgemodel.pipeline.mlx._evaluate", lambda *_: None)
+            monkeypatch.setattr("edgemodel.pipeline.mlx.measure", lambda *_: None)
             monkeypatch.setattr("edgemodel.pipeline.mlx.version", lambda _: "test")
             return Toolchain().make(model, resolved, recipe, work, reporter.step).folder
         finally:
