@@ -1,7 +1,8 @@
 """`make test`: every check of the project, with the time each took.
 
-What fails soonest comes first. Then the tests that wait most of their time, for a cluster or an API server, run beside
-those that compute. The cluster is brought up if it isn't there, and taken down again if it was not there before.
+What fails soonest comes first. The tests on API servers, which wait for half of their time, run beside those that
+compute, and beside a cluster that comes up; those on the cluster, which have deadlines, run alone. The cluster is
+brought up if it isn't there, and taken down again if it was not there before.
 """
 
 import argparse
@@ -81,15 +82,10 @@ def on_api_servers() -> None:
     step("fault tests", *SIDE_BY_SIDE, "tests/faults", lane="api")
 
 
-def on_cluster() -> None:
-    """All of it."""
-    was_up = cluster_is_up()
+def on_the_way_up() -> None:
+    """The cluster, and on its node the images."""
     step("cluster", *CLUSTER, "up", lane="cluster")
-    try:
-        step("end-to-end tests", *PYTEST, "tests/e2e", lane="cluster")
-    finally:
-        if not was_up:
-            step("cluster down", *CLUSTER, "down", lane="cluster")
+    step("images on its node", *BEHIND, *CLUSTER, "load", lane="cluster")
 
 
 def together(*lanes: Callable[[], None]) -> None:
@@ -108,7 +104,13 @@ def everything() -> None:
     step("llama.cpp (minutes, once a machine)", *CLUSTER, "llamacpp")
     step("unit, golden and chart tests", *SIDE_BY_SIDE, "tests/unit", "tests/golden", "tests/chart")
     step("images (minutes, once a machine)", *CLUSTER, "images")
-    together(on_cluster, on_api_servers, on_engines)
+    was_up = cluster_is_up()
+    try:
+        together(on_engines, on_api_servers, on_the_way_up)
+        step("end-to-end tests", *PYTEST, "tests/e2e")
+    finally:
+        if not was_up:
+            step("cluster down", *CLUSTER, "down")
 
 
 def main() -> None:

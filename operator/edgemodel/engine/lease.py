@@ -67,7 +67,7 @@ class Lease:
             except (TimeoutError, ApiError) as error:
                 self.held = False
                 raise LeaseLost(
-                    f"lost the lease {self._ref}: {error or 'the API server did not answer in time'}"
+                    f"lost the lease {self._ref}: {str(error) or 'the API server did not answer in time'}"
                 ) from error
 
     async def release(self) -> None:

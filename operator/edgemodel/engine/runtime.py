@@ -11,6 +11,7 @@ import logging
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,12 +92,15 @@ class Runtime:
     def main(self, reconcilers: Mapping[str, Reconcile]) -> None:
         """Runs until SIGTERM or SIGINT, with JSON logs. Exits with 1 if it could not go on."""
         logs.configure()
+        failed = False
         try:
             asyncio.run(self.run(reconcilers))
         except* EngineError as errors:
+            failed = True
             for error in errors.exceptions:
                 _log.critical("%s", error)
-            raise SystemExit(1) from errors
+        if failed:  # not before: what is raised in `except*` is printed as a bug is
+            sys.exit(1)
 
     def wake(self, key: Key) -> None:
         """Wants a key reconciled soon."""

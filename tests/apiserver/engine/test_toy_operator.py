@@ -159,3 +159,4 @@ class TestLease:
         api.do(lambda client: client.merge(Ref("Lease", "default", f"toy-{api.namespace}"), taken))
         assert leader.process.wait(20) == 1
         assert "lost the lease" in leader.log()
+        assert "Traceback" not in leader.log()
