@@ -10,7 +10,6 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor
-from transformers import AutoModel
 
 from edgemodel.pipeline.embeddings import Pooling
 from edgemodel.pipeline.onnx_olive import MODEL, WEIGHTS, refuse_unknown
@@ -48,15 +47,7 @@ def export(source: Path, target: Path) -> None:
     """Writes the model in the folder `source` to the folder `target`, with its tokenizer."""
     pretrained, pooling = Pretrained.at(source), Pooling.read(source)
     refuse_unknown(pretrained)
-    model, found = AutoModel.from_pretrained(
-        source,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    pretrained.refuse_missing(found["missing_keys"])
+    model = pretrained.load_encoder()
     made = target.with_name("exported") / MODEL
     for folder in (target, made.parent):
         folder.mkdir(parents=True)

@@ -54,7 +54,7 @@ def run_passes(
             shutil.rmtree(folder)
         between = [made]
     if target == full:
-        _refuse_unfit(pretrained)
+        pretrained.load(AutoModelForCausalLM)  # the builder draws at random what is missing of the weights
     for pattern in _NOT_SERVED:
         for path in target.glob(pattern):
             path.unlink()
@@ -81,13 +81,6 @@ def refuse_unknown(pretrained: Pretrained) -> None:
     except (ValueError, KeyError):
         raise _unknown(pretrained) from None
     pretrained.tokenizer()
-
-
-def _refuse_unfit(pretrained: Pretrained) -> None:
-    """Refuses weights that are not those of the config: what is missing, the builder draws at random."""
-    load = AutoModelForCausalLM.from_pretrained
-    _, found = load(pretrained.folder, local_files_only=True, trust_remote_code=False, output_loading_info=True)
-    pretrained.refuse_missing(found["missing_keys"])
 
 
 def _unknown(pretrained: Pretrained) -> UnsupportedArchitectureError:

@@ -94,11 +94,7 @@ def convert(source: str, target: str, windows: str, task: Task = "TextGeneration
     pooling = Pooling.read(pretrained.folder) if embeds else None
     _know(pretrained.config, task)
     tokenizer = pretrained.tokenizer()
-    load = (AutoModel if embeds else AutoModelForCausalLM).from_pretrained
-    model, loaded = load(
-        source, dtype=torch.float16, local_files_only=True, trust_remote_code=False, output_loading_info=True
-    )
-    pretrained.refuse_missing(loaded["missing_keys"])
+    model = pretrained.load(AutoModel if embeds else AutoModelForCausalLM, dtype=torch.float16)
     _tell(0.2)
     export_from_model(
         model,

@@ -1,7 +1,7 @@
 """Models as `transformers` keeps them: config.json, tokenizer, safetensors. Read offline; code of theirs never runs."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,24 @@ class Pretrained:
                 f"transformers cannot read the model's tokenizer ({type(error).__name__}): use another model"
             ) from None
 
-    def refuse_missing(self, names: Iterable[str]) -> None:
-        """Refuses a source that lacks these weights: they would be made up. A pooler's are for another task."""
-        if missing := sorted(name for name in names if not name.startswith("pooler.")):
+    def load(self, kind: Any, **options: Any) -> Any:
+        """The model itself, by this class of `transformers`. Refuses a source that lacks weights: they would be made
+        up. A pooler's are for another task."""
+        model, found = kind.from_pretrained(
+            self.folder, local_files_only=True, trust_remote_code=False, output_loading_info=True, **options
+        )
+        if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
             raise QuantizationFailedError(
                 f"the source lacks weights that its config.json asks for, such as {missing[0]} ({len(missing)} in all)"
             )
+        return model
+
+    def load_encoder(self) -> Any:
+        """A model that embeds, in floats, by operations that ONNX has."""
+        import torch
+        from transformers import AutoModel
+
+        return self.load(AutoModel, dtype=torch.float32, attn_implementation="eager")
 
     def calibration_passages(self) -> list[list[int]]:
         """The calibration text as a model that embeds reads it, passage by passage."""
@@ -83,7 +95,7 @@ class Pretrained:
         return windows(ids, self.context_length, tokenizer.bos_token_id if adds_bos else None, at_most)
 
 
-def refuse_without_tokenizer(artifact: Path) -> None:
-    """Refuses a model from whose tokenizer `transformers` made no file that our engines can read."""
-    if not (artifact / TOKENIZER).exists():
+def refuse_without_tokenizer(folder: Path) -> None:
+    """Refuses a model without the tokenizer's file that our engines read, also if `transformers` was to make it."""
+    if not (folder / TOKENIZER).exists():
         raise UnsupportedArchitectureError(f"the model's tokenizer is of a kind that has no {TOKENIZER}: use another")

@@ -25,7 +25,7 @@ from edgemodel.pipeline.errors import (
     SourceUnsupportedError,
     UnsupportedArchitectureError,
 )
-from edgemodel.pipeline.pretrained import Pretrained
+from edgemodel.pipeline.pretrained import Pretrained, refuse_without_tokenizer
 from edgemodel.pipeline.qnn_schemes import SCHEMES, Node, tensor_types
 from edgemodel.serve.engine import EngineSettings
 from edgemodel.serve.qnn import QnnEmbedder, use_htp
@@ -68,19 +68,10 @@ class _Passages:
 def convert(source: str, full: str) -> None:
     """The model in the folder `source` in floats, as ONNX of one shape, in the file `full`."""
     import torch
-    from transformers import AutoModel
 
     pretrained = Pretrained.at(Path(source))
     _know(pretrained)
-    model, loaded = AutoModel.from_pretrained(
-        source,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    pretrained.refuse_missing(loaded["missing_keys"])
+    model = pretrained.load_encoder()
 
     class Embedder(torch.nn.Module):  # type: ignore[misc]  # torch is not installed where types are checked
         def __init__(self) -> None:
@@ -220,10 +211,8 @@ def _fold(exported: Path, target: str) -> None:
 
 def _tokenizer(pretrained: Pretrained, folder: Path) -> Tokenizer:
     """The model's tokenizer, which is put into the folder too."""
-    given = pretrained.folder / TOKENIZER
-    if not given.exists():
-        raise UnsupportedArchitectureError("the model's tokenizer is of a kind that has no tokenizer.json: use another")
-    tokenizer = Tokenizer.from_file(str(shutil.copyfile(given, folder / TOKENIZER)))
+    refuse_without_tokenizer(pretrained.folder)
+    tokenizer = Tokenizer.from_file(str(shutil.copyfile(pretrained.folder / TOKENIZER, folder / TOKENIZER)))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
