@@ -66,8 +66,8 @@ def _make_again(qnn: Packages, source: Path, folder: Path) -> None:
         ("quantize", source, full, folder, DEFAULT_SCHEME),
         ("compile", source, folder, TARGET),
     ]
-    for step in steps:
-        done = qnn.run("-m", "edgemodel.pipeline.qnn_steps", *step)
+    for step, *arguments in steps:
+        done = qnn.run("-m", "edgemodel.pipeline.steps", f"edgemodel.pipeline.qnn_steps:{step}", *arguments)
         assert done.returncode == 0, done.stderr[-4000:]
 
 

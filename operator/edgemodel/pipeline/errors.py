@@ -52,6 +52,13 @@ class PipelineError(Exception):
         """The JSON that the pod leaves behind."""
         return json.dumps({"reason": self.reason, "message": str(self)[:1024], "retry": self.retry})
 
+    @staticmethod
+    def of(termination: str) -> "PipelineError":
+        """The error that left this behind."""
+        said = json.loads(termination)
+        kind: type[PipelineError] = globals()[f"{said['reason']}Error"]
+        return kind(said["message"])
+
 
 class SourceError(PipelineError):
     """The source cannot be read, or must not be."""

@@ -4,54 +4,35 @@ The artifact is a folder as OpenVINO Model Server serves it (`--model_path`), an
 tokenizer and detokenizer, their configurations, and the graph that makes a language model of them.
 """
 
-import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
-from edgemodel.pipeline.children import ChildFailedError, run_child
+from edgemodel.pipeline.children import ChildFailedError
 from edgemodel.pipeline.cpus import threads
 from edgemodel.pipeline.embed import evaluate_embeddings
-from edgemodel.pipeline.errors import (
-    EvaluationFailedError,
-    PipelineError,
-    QuantizationFailedError,
-    SourceUnsupportedError,
-    UnsupportedArchitectureError,
-)
+from edgemodel.pipeline.errors import EvaluationFailedError, QuantizationFailedError
 from edgemodel.pipeline.measure import measure
 from edgemodel.pipeline.openvino_schemes import SCHEMES
 from edgemodel.pipeline.openvino_steps import MODEL
 from edgemodel.pipeline.pretrained import OFFLINE, Pretrained
 from edgemodel.pipeline.progress import Step
+from edgemodel.pipeline.steps import run_step, shares
 from edgemodel.pipeline.toolchain import Product, check_recipe
 
 ENTRYPOINT = MODEL
 
+_STEPS = "edgemodel.pipeline.openvino_steps"
 _ENVIRON = OFFLINE | {
     "CI": "true",  # openvino_telemetry, which else reports to its makers, has no other switch
     "FORCE_COLOR": "1",  # NNCF draws its progress for terminals alone
     "COLUMNS": "120",
 }
-_SHARE = re.compile(r"^progress (?P<share>[\d.]+)")
-_RESULT = re.compile(r"^result (?P<result>.*)", re.MULTILINE)
-_REASON = re.compile(r"^{.*}$", re.MULTILINE)
 _BAR = re.compile(r"(?P<stage>Statistics collection|Applying [\w -]+?)\s.*\s(?P<percent>\d+)%")
 _MEASURING = "Statistics collection"
-_ERRORS: dict[str, type[PipelineError]] = {
-    error().reason: error
-    for error in (
-        SourceUnsupportedError,
-        UnsupportedArchitectureError,
-        QuantizationFailedError,
-        EvaluationFailedError,
-    )
-}
-"""What a step can end with: reason -> error."""
 
 
 class OpenVino:
@@ -68,7 +49,7 @@ class OpenVino:
         pretrained = Pretrained.read(source, resolved)
         full, windows = work / "full", work / "windows.json"
         step = begin("Convert")
-        _run("convert", pretrained.folder, full, windows, recipe.task, work=work, hear=_shares(step))
+        _run("convert", pretrained.folder, full, windows, recipe.task, work=work, hear=shares(step))
         artifact = full if SCHEMES[recipe.scheme].mode is None else self._quantize(full, recipe.scheme, work, begin)
         step = begin("Evaluate")
         if recipe.task == "Embeddings":
@@ -119,39 +100,17 @@ class OpenVino:
     def _evaluate(self, full: Path, artifact: Path, work: Path, step: Step) -> QualityReport:
         """Perplexity of both, and how far the artifact's predictions are from the unquantized model's."""
         windows, logits = work / "windows.json", work / "logits"
-        baseline = _run("remember", full, windows, logits, work=work, hear=_shares(step, 0.0, 0.5))
-        report = _run("compare", artifact, windows, logits, baseline, work=work, hear=_shares(step, 0.5, 0.5))
+        baseline = _run("remember", full, windows, logits, work=work, hear=shares(step, 0.0, 0.5))
+        report = _run("compare", artifact, windows, logits, baseline, work=work, hear=shares(step, 0.5, 0.5))
         return QualityReport.model_validate_json(report)
 
 
-def _run(step: str, *arguments: str | Path, work: Path, hear: Callable[[str], None]) -> str:
-    """Takes a step of `openvino_steps` in a process of its own. Returns its result."""
+def _run(name: str, *arguments: str | Path, work: Path, hear: Callable[[str], None]) -> str:
+    """Takes a step of `openvino_steps`. Returns its result."""
     environ = _ENVIRON | {"HF_HOME": str(work / "hub"), "OMP_NUM_THREADS": str(threads())}
-    command = [sys.executable, "-m", "edgemodel.pipeline.openvino_steps", step, *arguments]
     try:
-        said = run_child(command, work, hear, **environ)
+        return run_step(f"{_STEPS}:{name}", *arguments, work=work, hear=hear, environ=environ)
     except ChildFailedError as error:
-        raise _failed(step, error) from None
-    found = _RESULT.search(said)
-    return found["result"] if found else ""
-
-
-def _failed(step: str, error: ChildFailedError) -> PipelineError:
-    """The error that the step says it ended with; else one that quotes its last words."""
-    if found := _REASON.search(error.tail):
-        said = json.loads(found[0])
-        return _ERRORS[said["reason"]](said["message"])
-    words = error.last_words
-    if step in ("remember", "compare"):
-        return EvaluationFailedError(f"OpenVINO could not evaluate the model: {words}")
-    return QuantizationFailedError(f"OpenVINO could not {step} the model: {words}")
-
-
-def _shares(step: Step, start: float = 0.0, width: float = 1.0) -> Callable[[str], None]:
-    """Hears how far a process is that takes this much of the step."""
-
-    def hear(line: str) -> None:
-        if found := _SHARE.search(line):
-            step.share(start + width * float(found["share"]))
-
-    return hear
+        if name in ("remember", "compare"):
+            raise EvaluationFailedError(f"OpenVINO could not evaluate the model: {error.last_words}") from None
+        raise QuantizationFailedError(f"OpenVINO could not {name} the model: {error.last_words}") from None

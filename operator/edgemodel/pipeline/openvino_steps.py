@@ -1,13 +1,8 @@
-"""What OpenVINO's Python packages do for the pipeline: `python -m edgemodel.pipeline.openvino_steps STEP ARGUMENTS`.
-
-Each step is a process of its own: these packages take memory that they never give back, and a Job must be able to end
-them. A step tells how far it is in lines `progress SHARE`, and at its end `result RESULT`, or the error as JSON.
-"""
+"""What OpenVINO's Python packages do for the pipeline, in the steps `convert`, `quantize`, `remember` and `compare`."""
 
 import json
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +13,10 @@ from edgemodel.api.base import Task
 from edgemodel.pipeline import quality, texts
 from edgemodel.pipeline.cpus import threads
 from edgemodel.pipeline.embeddings import Pooling
-from edgemodel.pipeline.errors import (
-    PipelineError,
-    SourceUnsupportedError,
-    UnsupportedArchitectureError,
-)
+from edgemodel.pipeline.errors import SourceUnsupportedError, UnsupportedArchitectureError
 from edgemodel.pipeline.openvino_schemes import SCHEMES
 from edgemodel.pipeline.pretrained import Pretrained, refuse_without_tokenizer
+from edgemodel.pipeline.steps import tell
 from edgemodel.serve.padding import feed, padded
 
 MODEL = "openvino_model.xml"
@@ -95,7 +87,7 @@ def convert(source: str, target: str, windows: str, task: Task = "TextGeneration
     _know(pretrained.config, task)
     tokenizer = pretrained.tokenizer()
     model = pretrained.load(AutoModel if embeds else AutoModelForCausalLM, dtype=torch.float16)
-    _tell(0.2)
+    tell(0.2)
     export_from_model(
         model,
         folder,
@@ -104,7 +96,7 @@ def convert(source: str, target: str, windows: str, task: Task = "TextGeneration
         preprocessors=[tokenizer],
         patch_16bit_model=True,
     )
-    _tell(0.9)
+    tell(0.9)
     export_tokenizer(tokenizer, folder, task=_EXPORTS[task])
     if not (folder / _DETOKENIZER).exists():
         raise UnsupportedArchitectureError("OpenVINO Tokenizers does not know the model's tokenizer: use another model")
@@ -154,16 +146,16 @@ def quantize(full: str, target: str, scheme_name: str, windows: str) -> None:
     openvino.save_model(model, Path(target, MODEL), compress_to_fp16=False)
 
 
-def remember(folder: str, windows: str, logits: str) -> None:
+def remember(folder: str, windows: str, logits: str) -> str:
     """Writes what the unquantized model predicts. The result is its perplexity."""
-    print("result", quality.remember(predictor(folder), _held_out(windows), Path(logits), _tell))
+    return str(quality.remember(predictor(folder), _held_out(windows), Path(logits), tell))
 
 
-def compare(folder: str, windows: str, logits: str, baseline: str) -> None:
+def compare(folder: str, windows: str, logits: str, baseline: str) -> str:
     """The quantized model beside what `remember` wrote. The result is the quality report."""
     digest = texts.digest(texts.held_out_text())
-    report = quality.compare(predictor(folder), _held_out(windows), Path(logits), float(baseline), digest, _tell)
-    print("result", report.model_dump_json())
+    report = quality.compare(predictor(folder), _held_out(windows), Path(logits), float(baseline), digest, tell)
+    return report.model_dump_json()
 
 
 def _know(config: dict[str, Any], task: Task) -> None:
@@ -225,23 +217,3 @@ def _names(model: Any) -> set[str]:
 def _held_out(windows: str) -> list[list[int]]:
     found: list[list[int]] = json.loads(Path(windows).read_text())["held out"]
     return found
-
-
-def _tell(share: float) -> None:
-    print("progress", share, flush=True)
-
-
-_STEPS: dict[str, Callable[..., None]] = {step.__name__: step for step in (convert, quantize, remember, compare)}
-
-
-def main() -> None:
-    """Takes the step that the command line names."""
-    name, *arguments = sys.argv[1:]
-    try:
-        _STEPS[name](*arguments)
-    except PipelineError as error:
-        sys.exit(error.termination())
-
-
-if __name__ == "__main__":
-    main()

@@ -5,49 +5,34 @@ the recipe's target, ahead of time and on any x86-64 machine: a board never comp
 judged on QNN's simulator of the HTP, which says what the HTP answers, not how fast: no performance is reported.
 """
 
-import json
 import re
-import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
 from edgemodel.core.snapdragons import UnknownTargetError, soc_of
-from edgemodel.pipeline.children import ChildFailedError, run_child
+from edgemodel.pipeline.children import ChildFailedError
 from edgemodel.pipeline.cpus import threads
 from edgemodel.pipeline.embeddings import Pooling
 from edgemodel.pipeline.errors import (
     EvaluationFailedError,
     PipelineError,
     QuantizationFailedError,
-    SourceUnsupportedError,
     TargetUnsupportedError,
     TaskUnsupportedError,
-    UnsupportedArchitectureError,
 )
 from edgemodel.pipeline.pretrained import OFFLINE, Pretrained
 from edgemodel.pipeline.progress import Step
 from edgemodel.pipeline.qnn_schemes import SCHEMES
+from edgemodel.pipeline.steps import run_step, shares
 from edgemodel.pipeline.toolchain import Product, check_recipe
 from edgemodel.serve.qnn_artifact import DESCRIPTION, Description
 
+_STEPS = "edgemodel.pipeline.qnn_steps"
 _TOOLS = ("onnxruntime", "onnxruntime-qnn", "onnx", "transformers", "torch")
-_SHARE = re.compile(r"^progress (?P<share>[\d.]+)")
-_RESULT = re.compile(r"^result (?P<result>.*)", re.MULTILINE)
-_REASON = re.compile(r"^{.*}$", re.MULTILINE)
 _NOT_ON_HTP = re.compile(r"Unsupported nodes in QNN EP: (?P<nodes>.*)")
 _OPERATOR = re.compile(r"type: (?P<operator>\w+)")
-_ERRORS: dict[str, type[PipelineError]] = {
-    error().reason: error
-    for error in (
-        SourceUnsupportedError,
-        UnsupportedArchitectureError,
-        QuantizationFailedError,
-        EvaluationFailedError,
-    )
-}
-"""What a step can end with: reason -> error."""
 
 
 class Qnn:
@@ -92,30 +77,19 @@ class Qnn:
 
 
 def _run(name: str, *arguments: str | Path, work: Path, step: Step) -> str:
-    """Takes a step of `qnn_steps` in a process of its own. Returns its result."""
-
-    def hear(line: str) -> None:
-        if found := _SHARE.search(line):
-            step.share(float(found["share"]))
-
+    """Takes a step of `qnn_steps`. Returns its result."""
     scratch = work / "scratch"
     scratch.mkdir(exist_ok=True)
     # One thread in torch, and strings hashed alike: the same bytes everywhere.
     environ = {"HF_HOME": str(work / "hub"), "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-m", "edgemodel.pipeline.qnn_steps", name, *arguments]
     try:
-        said = run_child(command, work, hear, **OFFLINE, **environ)
+        return run_step(f"{_STEPS}:{name}", *arguments, work=work, hear=shares(step), environ=OFFLINE | environ)
     except ChildFailedError as error:
         raise failure(name, error) from None
-    found = _RESULT.search(said)
-    return found["result"] if found else ""
 
 
 def failure(name: str, error: ChildFailedError) -> PipelineError:
-    """The error that the step says it ended with; else one that quotes its last words."""
-    if found := _REASON.search(error.tail):
-        said = json.loads(found[0])
-        return _ERRORS[said["reason"]](said["message"])
+    """What it means that a step ended without saying why: by what the HTP lacks, else by its last words."""
     if found := _NOT_ON_HTP.search(error.tail):
         operators = sorted(set(_OPERATOR.findall(found["nodes"])))
         return QuantizationFailedError(

@@ -1,13 +1,8 @@
-"""What ONNX Runtime and QNN do for the pipeline: `python -m edgemodel.pipeline.qnn_steps STEP ARGUMENTS`.
-
-Each step is a process of its own: these packages take memory that they never give back, and a Job must be able to end
-them. A step tells how far it is in lines `progress SHARE`, and at its end `result RESULT`, or the error as JSON.
-"""
+"""What ONNX Runtime and QNN do for the pipeline, in the steps `convert`, `quantize`, `compile` and `evaluate`."""
 
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +15,10 @@ from tokenizers import Tokenizer
 
 from edgemodel.core.snapdragons import SNAPDRAGONS, soc_of
 from edgemodel.pipeline.embeddings import Pooling, calibration_passages, compare_embeddings, held_out_passages
-from edgemodel.pipeline.errors import (
-    PipelineError,
-    SourceUnsupportedError,
-    UnsupportedArchitectureError,
-)
+from edgemodel.pipeline.errors import SourceUnsupportedError, UnsupportedArchitectureError
 from edgemodel.pipeline.pretrained import Pretrained, refuse_without_tokenizer
 from edgemodel.pipeline.qnn_schemes import SCHEMES, Node, tensor_types
+from edgemodel.pipeline.steps import tell
 from edgemodel.serve.engine import EngineSettings
 from edgemodel.serve.qnn import QnnEmbedder, use_htp
 from edgemodel.serve.qnn_artifact import (
@@ -158,7 +150,7 @@ def compile(source: str, folder: str, target: str) -> None:
     Path(DESCRIPTION).write_text(description.model_dump_json(by_alias=True, indent=1) + "\n")
 
 
-def evaluate(full: str, folder: str, threads: str) -> None:
+def evaluate(full: str, folder: str, threads: str) -> str:
     """The artifact on the HTP's simulator beside the unquantized model. The result is the quality report."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)
@@ -173,9 +165,9 @@ def evaluate(full: str, folder: str, threads: str) -> None:
         baseline.append(session.run([EMBEDDING], feed)[0].ravel().tolist())
         artifact += engine.embed([text])
         tokens += len(text)
-        print("progress", number / len(passages), flush=True)
+        tell(number / len(passages))
     engine.close()
-    print("result", compare_embeddings(baseline, artifact, tokens).model_dump_json())
+    return compare_embeddings(baseline, artifact, tokens).model_dump_json()
 
 
 def _know(pretrained: Pretrained) -> None:
@@ -223,20 +215,4 @@ def _feeds(pretrained: Pretrained, tokenizer: Tokenizer, passages: list[str]) ->
     for number, passage in enumerate(passages, 1):
         part = passage[: len(passage) // (1 + number % _PARTS)]
         yield inputs(tokenizer.encode(part).ids[:length], length, pooling.mode)
-        print("progress", 0.8 * number / len(passages), flush=True)
-
-
-_STEPS: dict[str, Callable[..., None]] = {step.__name__: step for step in (convert, quantize, compile, evaluate)}
-
-
-def main() -> None:
-    """Takes the step that the command line names."""
-    name, *arguments = sys.argv[1:]
-    try:
-        _STEPS[name](*arguments)
-    except PipelineError as error:
-        sys.exit(error.termination())
-
-
-if __name__ == "__main__":
-    main()
+        tell(0.8 * number / len(passages))

@@ -72,7 +72,6 @@ def test_a_gguf_source_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "said", "error", "told"),
     [
-        ("convert", '{"reason": "SourceUnsupported", "message": "no", "retry": false}', SourceUnsupportedError, "no"),
         ("compile", "[E] Unsupported nodes in QNN EP: { name: /a, type: Where }{ name: /b, type: Erf }\nFail: x",
          QuantizationFailedError, "does not have Erf, Where, which"),
         ("quantize", "ValueError: this", QuantizationFailedError, "could not quantize the model: ValueError: this"),
