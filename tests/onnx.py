@@ -33,8 +33,7 @@ for made in (work, work / "again"):
         if scheme.passes:
             run_passes(source, full, made / name, scheme.passes)
 for name in SCHEMES:
-    report = evaluate(source, work / "FP32", work / name, 1, work / "logits")
-    (work / f"{name}.json").write_text(report.model_dump_json())
+    (work / f"{name}.json").write_text(evaluate(*map(str, (source, work / "FP32", work / name, 1, work / "logits"))))
 """
 
 

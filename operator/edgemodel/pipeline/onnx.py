@@ -8,26 +8,21 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
 from edgemodel.api.base import Task
-from edgemodel.pipeline import errors
-from edgemodel.pipeline.children import ChildFailedError, run_child
+from edgemodel.pipeline.children import ChildFailedError
 from edgemodel.pipeline.cpus import threads
 from edgemodel.pipeline.embed import evaluate_embeddings
-from edgemodel.pipeline.errors import (
-    EvaluationFailedError,
-    PipelineError,
-    QuantizationFailedError,
-)
+from edgemodel.pipeline.errors import EvaluationFailedError, QuantizationFailedError
 from edgemodel.pipeline.measure import measure
 from edgemodel.pipeline.onnx_schemes import SCHEMES, UNQUANTIZED, OlivePass
 from edgemodel.pipeline.pretrained import OFFLINE, Pretrained
 from edgemodel.pipeline.progress import Step
+from edgemodel.pipeline.steps import run_step, shares
 from edgemodel.pipeline.toolchain import Product, check_recipe
 
 ENTRYPOINT = "genai_config.json"
@@ -41,8 +36,6 @@ _TOOLS = ("olive-ai", "onnxruntime", ENGINE, "transformers", "torch")
 
 _LAYER = re.compile(r"Reading layer (?P<done>\d+)")
 _LAYERS = re.compile(r"Processing layers\.\.\.:\s+(?P<percent>\d+)%")
-_EVALUATED = re.compile(r"evaluated (?P<share>[\d.]+)")
-_OURS = re.compile(r"^edgemodel\.pipeline\.errors\.(?P<kind>\w+): (?P<message>.+)$", re.MULTILINE)
 
 
 class Onnx:
@@ -66,7 +59,7 @@ class Onnx:
         embeds, layers = recipe.task == "Embeddings", resolved.model.layers
         step = begin("Convert")
         if embeds:
-            self._make("onnx_export", [model, full], work, lambda _: None)
+            self._make("onnx_export:export", model, full, work=work, hear=lambda _: None)
         else:
             self._olive(model, full, full, [UNQUANTIZED], recipe.task, layers, work, step)
         if passes := SCHEMES[recipe.scheme].passes_for(recipe.task):
@@ -109,53 +102,34 @@ class Onnx:
             elif found := _LAYERS.search(line):
                 step.share(int(found["percent"]) / 100)
 
-        self._make("onnx_olive", [source, full, target, json.dumps(passes), task], work, hear)
+        self._make("onnx_olive:olive", source, full, target, json.dumps(passes), task, work=work, hear=hear)
 
-    def _make(self, module: str, arguments: Sequence[str | Path], work: Path, hear: Callable[[str], None]) -> None:
+    def _make(self, step: str, *arguments: str | Path, work: Path, hear: Callable[[str], None]) -> None:
         try:
-            self._run(module, arguments, work, hear)
+            self._run(step, *arguments, work=work, hear=hear)
         except ChildFailedError as error:
-            raise _ours(error) or QuantizationFailedError(
+            raise QuantizationFailedError(
                 f"the model could not be converted or quantized: {error.last_words}"
             ) from None
 
     def _evaluate(self, source: Path, full: Path, artifact: Path, work: Path, step: Step) -> QualityReport:
-        report = work / "report.json"
-
-        def hear(line: str) -> None:
-            if found := _EVALUATED.search(line):
-                step.share(float(found["share"]))
-
+        arguments = (source, full, artifact, str(self._threads), work / "logits")
         try:
-            self._run("onnx_evaluate", [source, full, artifact, str(self._threads), report], work, hear)
+            report = self._run("onnx_evaluate:evaluate", *arguments, work=work, hear=shares(step))
         except ChildFailedError as error:
-            raise _ours(error) or EvaluationFailedError(
-                f"onnxruntime-genai could not evaluate the model: {error.last_words}"
-            ) from None
-        return QualityReport.model_validate_json(report.read_text())
+            raise EvaluationFailedError(f"onnxruntime-genai could not evaluate the model: {error.last_words}") from None
+        return QualityReport.model_validate_json(report)
 
-    def _run(self, module: str, arguments: Sequence[str | Path], work: Path, hear: Callable[[str], None]) -> None:
-        """Runs one of our programs that use these libraries."""
+    def _run(self, step: str, *arguments: str | Path, work: Path, hear: Callable[[str], None]) -> str:
+        """Takes a step that uses these libraries."""
         scratch = work / "scratch"
         scratch.mkdir(exist_ok=True)
         # One thread in torch: sums come in the same order everywhere, so that GPTQ makes the same bytes; and threads
         # that wait for each other by spinning take twenty times as long for it where others use the cores too.
-        run_child(
-            [sys.executable, "-m", f"edgemodel.pipeline.{module}", *arguments],
-            work,
-            hear,
-            **OFFLINE,
-            HF_HOME=str(work / "hub"),
-            OMP_NUM_THREADS="1",
-            PYTHONUNBUFFERED="1",
-            TMPDIR=str(scratch),
-        )
-
-
-def _ours(error: ChildFailedError) -> PipelineError | None:
-    """What one of our programs raised itself."""
-    found = _OURS.search(error.tail)
-    if not found:
-        return None
-    raised: type[PipelineError] = getattr(errors, found["kind"])
-    return raised(found["message"])
+        environ = {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+            "HF_HOME": str(work / "hub"),
+            "TMPDIR": str(scratch),
+        }
+        return run_step(f"edgemodel.pipeline.{step}", *arguments, work=work, hear=hear, environ=OFFLINE | environ)

@@ -1,9 +1,6 @@
-"""Compares an ONNX model with the unquantized one: `python -m edgemodel.pipeline.onnx_evaluate SOURCE FULL ARTIFACT
-THREADS REPORT` writes the quality report as JSON. A process of its own, as `onnx_olive` is.
-"""
+"""Compares an ONNX model with the unquantized one, in the step `evaluate`."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,20 +8,20 @@ import numpy as np
 import onnxruntime_genai as og
 from numpy.typing import NDArray
 
-from edgemodel.api.artifact import QualityReport
 from edgemodel.pipeline import texts
 from edgemodel.pipeline.pretrained import Pretrained
 from edgemodel.pipeline.quality import Predict, compare, remember
+from edgemodel.pipeline.steps import tell
 
 
-def evaluate(source: Path, full: Path, artifact: Path, threads: int, memory: Path) -> QualityReport:
-    """What the artifact is worth. The unquantized model's predictions are kept in the file `memory` meanwhile."""
-    pretrained = Pretrained.at(source)
-    windows = pretrained.held_out_windows()
-    baseline = remember(_predict(full, threads), windows, memory, lambda share: _say(share / 2))
+def evaluate(source: str, full: str, artifact: str, threads: str, logits: str) -> str:
+    """The artifact beside the unquantized model, whose predictions are kept in the file `logits` meanwhile. The result
+    is the quality report."""
+    windows, memory = Pretrained.at(Path(source)).held_out_windows(), Path(logits)
+    baseline = remember(_predict(Path(full), int(threads)), windows, memory, lambda done: tell(done / 2))
     digest = texts.digest(texts.held_out_text())
-    predict = _predict(artifact, threads)
-    return compare(predict, windows, memory, baseline, digest, lambda share: _say((1 + share) / 2))
+    predict = _predict(Path(artifact), int(threads))
+    return compare(predict, windows, memory, baseline, digest, lambda done: tell((1 + done) / 2)).model_dump_json()
 
 
 def _predict(folder: Path, threads: int) -> Predict:
@@ -42,18 +39,3 @@ def _predict(folder: Path, threads: int) -> Predict:
         return logits
 
     return predict
-
-
-def _say(share: float) -> None:
-    print(f"evaluated {share:.3f}", flush=True)
-
-
-def main() -> None:
-    """Evaluates as the command line says."""
-    source, full, artifact, threads, report = sys.argv[1:]
-    found = evaluate(Path(source), Path(full), Path(artifact), int(threads), Path(report).with_name("logits"))
-    Path(report).write_text(found.model_dump_json())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,8 @@
-"""Exports a model that embeds to ONNX: `python -m edgemodel.pipeline.onnx_export SOURCE TARGET`.
+"""Exports a model that embeds to ONNX, in the step `export`.
 
-How its states are pooled is part of the graph: it takes token ids and their mask, and gives embeddings. A process
-of its own, as `onnx_olive` is.
+How its states are pooled is part of the graph: it takes token ids and their mask, and gives embeddings.
 """
 
-import sys
 from pathlib import Path
 
 import onnx
@@ -43,14 +41,15 @@ class _Embedder(torch.nn.Module):  # type: ignore[misc]  # torch is not installe
         return torch.nn.functional.normalize(found) if self._pooling.normalize else found
 
 
-def export(source: Path, target: Path) -> None:
+def export(source: str, target: str) -> None:
     """Writes the model in the folder `source` to the folder `target`, with its tokenizer."""
-    pretrained, pooling = Pretrained.at(source), Pooling.read(source)
+    folder, pretrained = Path(target), Pretrained.at(Path(source))
+    pooling = Pooling.read(pretrained.folder)
     refuse_unknown(pretrained)
     model = pretrained.load_encoder()
-    made = target.with_name("exported") / MODEL
-    for folder in (target, made.parent):
-        folder.mkdir(parents=True)
+    made = folder.with_name("exported") / MODEL
+    for each in (folder, made.parent):
+        each.mkdir(parents=True)
     ids = torch.ones((2, 8), dtype=torch.int64)
     sizes = {0: "texts", 1: "tokens"}
     torch.onnx.export(
@@ -65,8 +64,8 @@ def export(source: Path, target: Path) -> None:
     )
     whole = onnx.load(str(made))
     _name_tables(whole.graph)
-    onnx.save_model(whole, str(target / MODEL), save_as_external_data=True, location=WEIGHTS)
-    pretrained.tokenizer().backend_tokenizer.save(str(target / TOKENIZER))
+    onnx.save_model(whole, str(folder / MODEL), save_as_external_data=True, location=WEIGHTS)
+    pretrained.tokenizer().backend_tokenizer.save(str(folder / TOKENIZER))
 
 
 def _name_tables(graph: onnx.GraphProto) -> None:
@@ -76,13 +75,3 @@ def _name_tables(graph: onnx.GraphProto) -> None:
     tables.sort(key=lambda node: -sizes[node.input[0]])
     for node, name in zip(tables, EMBEDDING_TABLES, strict=False):
         node.name = name
-
-
-def main() -> None:
-    """Exports as the command line says."""
-    source, target = map(Path, sys.argv[1:])
-    export(source, target)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,9 @@
-"""Runs passes of Olive: `python -m edgemodel.pipeline.onnx_olive SOURCE FULL TARGET PASSES TASK`.
-
-SOURCE is a model as `transformers` keeps it, FULL the unquantized ONNX model, PASSES a list as JSON. A process of its
-own, because it takes much memory, and some of these libraries end the process where something surprises them.
-"""
+"""Runs passes of Olive, in the step `olive`."""
 
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from olive.data.registry import Registry
@@ -31,10 +25,16 @@ _NOT_SERVED = ("config.json", "generation_config.json", "*.py")
 """What `transformers` reads and onnxruntime-genai does not."""
 
 
+def olive(source: str, full: str, target: str, passes: str, task: Task) -> None:
+    """`run_passes`, of passes that are JSON."""
+    run_passes(Path(source), Path(full), Path(target), json.loads(passes), task)
+
+
 def run_passes(
     source: Path, full: Path, target: Path, passes: Sequence[OlivePass], task: Task = "TextGeneration"
 ) -> None:
-    """Makes `target` out of the source, or of the unquantized ONNX model, by these passes."""
+    """Makes `target` out of the source, as `transformers` keeps it, or of the unquantized ONNX model, by these
+    passes."""
     pretrained = Pretrained.at(source)
     refuse_unknown(pretrained)
     Registry.register_dataset(CALIBRATION_WINDOWS)(lambda: _calibration(pretrained, task))
@@ -88,13 +88,3 @@ def _unknown(pretrained: Pretrained) -> UnsupportedArchitectureError:
     return UnsupportedArchitectureError(
         f"Olive, or the builder that it drives, does not know the architecture {name}: use another model"
     )
-
-
-def main() -> None:
-    """Runs what the command line says."""
-    source, full, target, passes, task = sys.argv[1:]
-    run_passes(Path(source), Path(full), Path(target), json.loads(passes), cast("Task", task))
-
-
-if __name__ == "__main__":
-    main()
