@@ -43,9 +43,8 @@ def make_openvino(source: Path, folder: Path) -> None:
 def make_mlx(source: Path, folder: Path) -> None:
     """16 bits: on a CPU, MLX takes five times as long for a token of 4."""
     from edgemodel.pipeline.mlx_convert import convert
-    from edgemodel.pipeline.mlx_schemes import SCHEMES
 
-    convert(source, folder / "model", SCHEMES["BF16"])
+    convert(str(source), str(folder / "model"), "BF16")
 
 
 def onnx(folder: Path, parallel: int, tokens: int, prompt: str) -> Answer:

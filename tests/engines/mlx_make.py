@@ -11,7 +11,6 @@ from mlx_lm.utils import load_config
 
 from edgemodel.pipeline.mlx_convert import convert
 from edgemodel.pipeline.mlx_evaluate import predictor
-from edgemodel.pipeline.mlx_schemes import SCHEMES
 from edgemodel.pipeline.pretrained import Pretrained
 from edgemodel.pipeline.quality import compare, remember
 from edgemodel.serve.engine import EngineSettings, Sampling
@@ -35,7 +34,7 @@ def main() -> None:
     baseline = remember(predictor(full), windows, folder / "logits", lambda _: None)
     for scheme in sys.argv[3:]:
         made = folder / scheme
-        convert(full, made, SCHEMES[scheme])
+        convert(str(full), str(made), scheme)
         report = compare(predictor(made), windows, folder / "logits", baseline, "sha256:" + 64 * "0", lambda _: None)
         found: dict[str, Any] = {"scheme": scheme, "quality": report.dump()}
         found["weights"] = (made / "model.safetensors").stat().st_size

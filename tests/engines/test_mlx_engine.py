@@ -26,7 +26,9 @@ def turned(mlx: Mlx, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     folder = tmp_path_factory.mktemp("turned")
     script = Path(__file__).with_name("mlx_turn.py")
     fixture = Path(__file__).parents[1] / "fixtures" / "tinysawyer-hf"
-    mlx.said("-m", "edgemodel.pipeline.mlx_convert", fixture, folder / "model", "BF16")
+    mlx.said(
+        "-m", "edgemodel.pipeline.steps", "edgemodel.pipeline.mlx_convert:convert", fixture, folder / "model", "BF16"
+    )
     ending = shutil.copytree(folder / "model", folder / "ending")
     (ending / "chat_template.jinja").write_text(TEMPLATE)
     generation = json.loads((ending / "generation_config.json").read_text())

@@ -59,6 +59,7 @@ far = lambda other: mx.abs(with_adapter - other).sum(axis=-1).max().item()
 print(json.dumps({"fused": far(chances(model)), "plain": far(plain)}))
 """
 
+CONVERT = ("-m", "edgemodel.pipeline.steps", "edgemodel.pipeline.mlx_convert:convert")
 pytestmark = pytest.mark.xdist_group("mlx")  # they share what takes long to make
 PARAMETERS = 3_672_320
 """Tinysawyer's."""
@@ -82,7 +83,7 @@ def _model(folder: Path, **changes: object) -> Path:
 def schemes(mlx: Mlx, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A folder with tinysawyer as MLX has it, unquantized (`full`) and in every scheme, and what was found out."""
     folder = tmp_path_factory.mktemp("schemes")
-    mlx.said("-m", "edgemodel.pipeline.mlx_convert", TINYSAWYER, folder / "full", "F16")
+    mlx.said(*CONVERT, TINYSAWYER, folder / "full", "F16")
     lines = mlx.said(Path(__file__).with_name("mlx_make.py"), folder / "full", folder, *SCHEMES).splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
     return folder, {one["scheme"]: one for one in found}
@@ -118,7 +119,7 @@ def test_the_same_model_and_scheme_give_the_same_bytes(
     mlx: Mlx, schemes: tuple[Path, dict[str, Any]], tmp_path: Path, scheme: str
 ) -> None:
     folder, _ = schemes
-    mlx.said("-m", "edgemodel.pipeline.mlx_convert", folder / "full", tmp_path / scheme, scheme)
+    mlx.said(*CONVERT, folder / "full", tmp_path / scheme, scheme)
     made = {file.name: file.read_bytes() for file in (tmp_path / scheme).iterdir()}
     assert made == {file.name: file.read_bytes() for file in (folder / scheme).iterdir()}
     assert "model.safetensors" in made

@@ -5,14 +5,12 @@ after; all of them are only while predictions are compared.
 """
 
 import re
-import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from edgemodel.api.artifact import QualityReport, Recipe, ResolvedSource
-from edgemodel.pipeline import errors
-from edgemodel.pipeline.children import ChildFailedError, run_child
+from edgemodel.pipeline.children import ChildFailedError
 from edgemodel.pipeline.cpus import threads
 from edgemodel.pipeline.errors import (
     EvaluationFailedError,
@@ -24,13 +22,11 @@ from edgemodel.pipeline.measure import measure
 from edgemodel.pipeline.mlx_schemes import SCHEMES
 from edgemodel.pipeline.pretrained import OFFLINE, Pretrained
 from edgemodel.pipeline.progress import Step
+from edgemodel.pipeline.steps import run_step, shares
 from edgemodel.pipeline.toolchain import Product, check_recipe
 
 ENTRYPOINT = "config.json"
 
-_EVALUATED = re.compile(r"evaluated (?P<percent>\d+) %")
-_RAISED = re.compile(r"^edgemodel\.pipeline\.errors\.(?P<name>\w+): (?P<message>.+)$", re.MULTILINE)
-"""The last words of a child that met an error of ours."""
 _UNKNOWN = re.compile(
     r"Model type (?P<type>\S+) not supported|module 'mlx_lm\.models\.(?P<helper>\S+)' has no attribute"
 )
@@ -71,7 +67,7 @@ class Mlx:
 
 def _convert(source: Path, target: Path, scheme: str, work: Path) -> Path:
     try:
-        _run("convert", [source, target, scheme], work)
+        _run("mlx_convert:convert", source, target, scheme, work=work)
     except ChildFailedError as error:
         raise _refused(scheme, error) from None
     return target
@@ -79,34 +75,21 @@ def _convert(source: Path, target: Path, scheme: str, work: Path) -> Path:
 
 def _evaluate(full: Path, artifact: Path, work: Path, step: Step) -> QualityReport:
     """Perplexity of both, and how far the artifact's predictions are from the unquantized model's."""
-    report = work / "quality.json"
-
-    def hear(line: str) -> None:
-        if found := _EVALUATED.search(line):
-            step.share(int(found["percent"]) / 100)
-
     try:
-        _run("evaluate", [full, artifact, report], work, hear)
+        report = _run("mlx_evaluate:evaluate", full, artifact, work / "logits", work=work, hear=shares(step))
     except ChildFailedError as error:
-        raise _raised(error) or EvaluationFailedError(f"MLX could not evaluate the model: {error.last_words}") from None
-    return QualityReport.model_validate_json(report.read_bytes())
+        raise EvaluationFailedError(f"MLX could not evaluate the model: {error.last_words}") from None
+    return QualityReport.model_validate_json(report)
 
 
-def _run(what: str, arguments: list[str | Path], work: Path, hear: Callable[[str], None] = lambda _: None) -> None:
-    """Runs one of our programs that use MLX. It must not compile kernels, which it does where it finds a compiler."""
+def _run(step: str, *arguments: str | Path, work: Path, hear: Callable[[str], None] = lambda _: None) -> str:
+    """Takes a step that uses MLX. It must not compile kernels, which it does where it finds a compiler."""
     environ = OFFLINE | {"MLX_DISABLE_COMPILE": "1", "OPENBLAS_NUM_THREADS": str(threads())}
-    run_child([sys.executable, "-m", f"edgemodel.pipeline.mlx_{what}", *arguments], work, hear, **environ)
+    return run_step(f"edgemodel.pipeline.{step}", *arguments, work=work, hear=hear, environ=environ)
 
 
 def _refused(scheme: str, error: ChildFailedError) -> PipelineError:
     if unknown := _UNKNOWN.search(error.tail):
         name = (unknown["type"] or unknown["helper"])[:64]
         return UnsupportedArchitectureError(f"this mlx-lm does not know the model type {name}: use another model")
-    return _raised(error) or QuantizationFailedError(f"MLX could not make {scheme} of the model: {error.last_words}")
-
-
-def _raised(error: ChildFailedError) -> PipelineError | None:
-    """The error of ours that ended the child, if it was one."""
-    found = list(_RAISED.finditer(error.tail))
-    kind = getattr(errors, found[-1]["name"], None) if found else None
-    return kind(found[-1]["message"]) if kind else None
+    return QuantizationFailedError(f"MLX could not make {scheme} of the model: {error.last_words}")

@@ -1,4 +1,4 @@
-"""Makes one scheme of a model: `python -m edgemodel.pipeline.mlx_convert SOURCE TARGET SCHEME`.
+"""Makes one scheme of a model, in the step `convert`.
 
 Lazily: weights are read, cast and quantized while they are written, file by file. Only data comes out: no code of the
 model's, and no mention of any.
@@ -6,7 +6,6 @@ model's, and no mention of any.
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +31,19 @@ CODE = "auto_map"
 """The entry of a configuration that names the model's own code."""
 
 
-def convert(source: Path, target: Path, scheme: MlxScheme) -> None:
+def convert(source: str, target: str, scheme_name: str) -> None:
     """Writes the model in the folder `source` to the folder `target` in the scheme."""
-    model, config = _load(source)
+    given, made, scheme = Path(source), Path(target), SCHEMES[scheme_name]
+    model, config = _load(given)
     if scheme.dtype:
         _cast(model, scheme.dtype)
         config.update({key: scheme.dtype for key in ("dtype", "torch_dtype") if key in config})
     if scheme.width:
         config = _quantize(model, config, scheme)
     config.pop(CODE, None)
-    save_model(target, model, donate_model=True)
-    save_config(config, target / "config.json")
-    _copy_tokenizer(source, target)
+    save_model(made, model, donate_model=True)
+    save_config(config, made / "config.json")
+    _copy_tokenizer(given, made)
 
 
 def _load(source: Path) -> tuple[Any, dict[str, Any]]:
@@ -102,13 +102,3 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
             (target / file.name).write_text(json.dumps(config, indent=2, ensure_ascii=False))
         else:
             shutil.copyfile(file, target / file.name)
-
-
-def main() -> None:
-    """Converts as the command line says."""
-    source, target, scheme = sys.argv[1:]
-    convert(Path(source), Path(target), SCHEMES[scheme])
-
-
-if __name__ == "__main__":
-    main()

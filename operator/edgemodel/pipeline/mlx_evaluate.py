@@ -1,11 +1,9 @@
-"""Compares a model with the unquantized one: `python -m edgemodel.pipeline.mlx_evaluate FULL QUANTIZED REPORT`.
+"""Compares a model with the unquantized one, in the step `evaluate`.
 
 What is judged is what quantizing made of the weights: they are unpacked, and activations have 32 bits. The kernels for
 packed weights are made for GPUs: on a CPU they take a hundred times as long.
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,27 +14,21 @@ from mlx.utils import tree_unflatten
 from mlx_lm.utils import dequantize_model, load_config, load_model
 from numpy.typing import NDArray
 
-from edgemodel.api.artifact import QualityReport
 from edgemodel.pipeline import texts
 from edgemodel.pipeline.pretrained import Pretrained
 from edgemodel.pipeline.quality import Predict, compare, remember
-
-LOGITS = "logits"
-"""Where the unquantized model's predictions are kept meanwhile."""
+from edgemodel.pipeline.steps import tell
 
 
-def evaluate(full: Path, quantized: Path, windows: Sequence[Sequence[int]], work: Path) -> QualityReport:
-    """The model in the folder `quantized` beside the one in the folder `full`. One of them is in memory at a time."""
-    logits = work / LOGITS
-    baseline = remember(predictor(full), windows, logits, lambda done: _say(done / 2))
-    return compare(
-        predictor(quantized),
-        windows,
-        logits,
-        baseline,
-        texts.digest(texts.held_out_text()),
-        lambda done: _say(0.5 + done / 2),
-    )
+def evaluate(full: str, quantized: str, logits: str) -> str:
+    """The model in the folder `quantized` beside the one in the folder `full`, whose predictions are kept in the file
+    `logits` meanwhile: one of them is in memory at a time. The result is the quality report."""
+    unquantized, memory = Path(full), Path(logits)
+    windows = Pretrained(unquantized, load_config(unquantized)).held_out_windows()
+    baseline = remember(predictor(unquantized), windows, memory, lambda done: tell(done / 2))
+    digest = texts.digest(texts.held_out_text())
+    predict = predictor(Path(quantized))
+    return compare(predict, windows, memory, baseline, digest, lambda done: tell((1 + done) / 2)).model_dump_json()
 
 
 def predictor(folder: Path) -> Predict:
@@ -64,19 +56,3 @@ class _In32Bits(nn.Embedding):  # type: ignore[misc]  # MLX is not installed whe
 
     def __call__(self, tokens: mx.array) -> mx.array:
         return super().__call__(tokens).astype(mx.float32)
-
-
-def _say(done: float) -> None:
-    print(f"evaluated {int(100 * done)} %", flush=True)
-
-
-def main() -> None:
-    """Compares as the command line says."""
-    full, quantized, report = map(Path, sys.argv[1:])
-    windows = Pretrained(full, load_config(full)).held_out_windows()
-    found = evaluate(full, quantized, windows, report.parent)
-    report.write_text(json.dumps(found.dump()))
-
-
-if __name__ == "__main__":
-    main()
