@@ -1,7 +1,6 @@
 """How fast an engine answers with a model, and what memory its process takes: beside the unquantized model's figures.
 
-`python -m edgemodel.pipeline.measure ENGINE MODEL THREADS TASK` is one measurement, in a process of its own so that the
-memory is the engine's. It prints a JSON object.
+Each measurement is a step, `measure_one`: the memory of its process is the engine's.
 """
 
 import json
@@ -18,11 +17,12 @@ from statistics import median
 from edgemodel.api.artifact import PerformanceReport
 from edgemodel.api.base import Task, decimal
 from edgemodel.pipeline import texts
-from edgemodel.pipeline.children import ChildFailedError, run_child
+from edgemodel.pipeline.children import ChildFailedError
 from edgemodel.pipeline.embeddings import held_out_passages
 from edgemodel.pipeline.errors import EvaluationFailedError
 from edgemodel.pipeline.llamacpp_home import llamacpp_environment, llamacpp_home
 from edgemodel.pipeline.progress import Step
+from edgemodel.pipeline.steps import run_step
 from edgemodel.serve.engine import EmbeddingEngine, EngineSettings, Sampling, TextEngine, embedder_maker, engine_maker
 
 LLAMACPP = "llama.cpp"
@@ -93,12 +93,12 @@ def measure(
 
 
 def _in_a_process(engine: str, path: Path, threads: int, task: Task, work: Path) -> Measurement:
-    command = [sys.executable, "-m", "edgemodel.pipeline.measure", engine, str(path), str(threads), task]
+    arguments, environ = (engine, path, str(threads), task), llamacpp_environment()
     try:
-        said = run_child(command, work, lambda _: None, **llamacpp_environment())
-        return Measurement(**json.loads(said.splitlines()[-1]))
-    except (ChildFailedError, ValueError, TypeError, IndexError):
+        found = run_step(f"{__name__}:measure_one", *arguments, work=work, environ=environ)
+    except ChildFailedError:
         raise EvaluationFailedError(f"{engine} could not answer with the model: the Job's log says why") from None
+    return Measurement(**json.loads(found))
 
 
 def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -183,17 +183,12 @@ def peak_memory() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Measures, and prints."""
-    name, path, threads, task = arguments
+def measure_one(name: str, path: str, threads: str, task: Task) -> str:
+    """Measures one model. The result is the `Measurement` as JSON."""
     if task == "Embeddings":
         measured = _embedding(name, Path(path), int(threads))
     elif name == LLAMACPP:
         measured = _llama_bench(Path(path), int(threads))
     else:
         measured = _engine(name, Path(path), int(threads))
-    print(json.dumps(asdict(measured)), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    return json.dumps(asdict(measured))
