@@ -6,7 +6,6 @@ Several nodes on one host differ by their ports; the network, kube-proxy and the
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,9 +75,6 @@ class Node:
             return
         say(f"loading {reference} on {self.name}")
         present = set(self._ctr("content", "list", "--quiet").split())
-        lacking = [layer for layer in layout.layers(reference) if f"sha256:{layer.name}" not in present]
-        self._link(lacking)
-        present |= {f"sha256:{layer.name}" for layer in lacking}
         command = [*self._ctr_command, "images", "import", "--snapshotter", self._snapshotter, "-"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as ctr:
             assert ctr.stdin is not None
@@ -91,23 +87,6 @@ class Node:
             output = ctr.stdout.read().decode()
         if ctr.returncode:
             raise ClusterError(f"containerd did not take {reference}: {output}")
-
-    def _link(self, blobs: Sequence[Path]) -> None:
-        """Gives containerd files under their digests, which it checks when it unpacks them. By links: there are
-        gigabytes."""
-        if not blobs:
-            return
-        store = self.folder / "containerd" / "io.containerd.content.v1.content" / "blobs" / "sha256"
-        store.mkdir(parents=True, exist_ok=True)
-        # No link leads from one mount to another: it is made where the cluster's folder is none.
-        script = 'umount --lazy "$1" && cd "$2" && shift 2 && { ln --force "$@" . || cp "$@" .; }'
-        run("unshare", "--mount", "sh", "-c", script, "sh", self.plane.folder, store, *blobs)
-        for blob in blobs:
-            size, digest = blob.stat().st_size, f"sha256:{blob.name}"
-            known = ("--expected-size", str(size), "--expected-digest", digest)
-            with blob.open("rb") as content:
-                command = [*self._ctr_command, "content", "ingest", *known, digest]
-                subprocess.run(command, stdin=content, capture_output=True, check=True)
 
     def remove_containers(self) -> None:
         """Ends and removes every container, so that no shim, mount or network namespace of theirs stays."""
