@@ -69,7 +69,7 @@ def _carry_out(arguments: argparse.Namespace) -> None:
             for name, reference in images.build(*(arguments.names or images.default_names())).items():
                 print(f"{name}={reference}")
         case "load":
-            cluster().load(arguments.references or [*images.build(*images.default_names()).values()])
+            cluster().load(arguments.references)
         case "llamacpp":
             print(images.llamacpp())
         case "apiserver":
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(images.KNOWN)} (those that are deployed)"
     )
     load = commands.add_parser("load", help="bring images to the nodes")
-    load.add_argument("references", nargs="*", metavar="REFERENCE", help="(all that are deployed)")
+    load.add_argument("references", nargs="+", metavar="REFERENCE")
     commands.add_parser("llamacpp", help="print the folder of llama.cpp's programs, built as in the image")
     apiserver = commands.add_parser("apiserver", help="run etcd and an API server, without nodes, until interrupted")
     apiserver.add_argument("--dir", type=Path, required=True, help="the folder to run in")
