@@ -62,7 +62,9 @@ class Native:
         for node in nodes:
             node.kubelet.stop()
         for node in nodes:
+            node.start_containerd()
             node.remove_containers()
+            node.remove_images(oci.layout())
             node.containerd.stop()
         cgroups.remove()
         for name in ("coredns", "kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):

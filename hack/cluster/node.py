@@ -1,6 +1,7 @@
 """A node of the native cluster: a containerd and a kubelet of its own, in a folder of its own.
 
-Several nodes on one host differ by their ports; the network, kube-proxy and the kernel they share.
+Several nodes on one host differ by their ports; the network, kube-proxy and the kernel they share. What outlasts the
+cluster is the first node's store of images, in the cache: unpacking them takes minutes.
 """
 
 import json
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hack.cluster import cgroups, network, packages
+from hack.cluster import cache, cgroups, network, packages
 from hack.cluster.controlplane import ControlPlane
 from hack.cluster.oci import Layout
 from hack.cluster.processes import Program
@@ -90,11 +91,22 @@ class Node:
 
     def remove_containers(self) -> None:
         """Ends and removes every container, so that no shim, mount or network namespace of theirs stays."""
-        self.start_containerd()
         for task in self._ctr("tasks", "list", "--quiet").split():
             subprocess.run([*self._ctr_command, "tasks", "delete", "--force", task], capture_output=True)
         for container in self._ctr("containers", "list", "--quiet").split():
             subprocess.run([*self._ctr_command, "containers", "delete", container], capture_output=True)
+
+    def remove_images(self, layout: Layout) -> None:
+        """Removes those that the layout does not have, or no longer: of a node without pods."""
+        images = layout.images()
+        gone = [reference for reference in self._ctr("images", "list", "--quiet").split() if reference not in images]
+        if gone:
+            self._ctr("images", "remove", "--sync", *gone)
+
+    @property
+    def store(self) -> Path:
+        """The folder of its images and of its containers' files."""
+        return (cache.root() if self.number == 1 else self.folder) / "containerd"
 
     @cached_property
     def _ctr_command(self) -> list[str]:
@@ -110,7 +122,7 @@ class Node:
     @property
     def _snapshotter(self) -> str:
         # An overlay cannot be laid on an overlay, as the root of a container often is.
-        return "native" if filesystem(self.plane.folder) == "overlay" else "overlayfs"
+        return "native" if filesystem(self.store) == "overlay" else "overlayfs"
 
     def _containerd_answers(self) -> bool:
         try:
@@ -123,7 +135,7 @@ class Node:
         return write(
             self.folder / "containerd.toml",
             f"""version = 2
-root = "{self.folder}/containerd"
+root = "{self.store}"
 state = "{self.folder}/containerd-state"
 # Each takes a kernel module or a file system of its own, and says so in the log when it has none.
 disabled_plugins = [
