@@ -52,7 +52,7 @@ format: env ## Formats the code
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-# The pipeline's torch is taken without CUDA: see runtime-images/cpu_torch.py.
+# The pipelines' torch is taken without CUDA: see runtime-images/torch/cpu_torch.py.
 WITHOUT_CUDA := $(addprefix --no-emit-package ,cuda-bindings cuda-pathfinder cuda-toolkit triton $(addprefix nvidia-, \
   cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 \
   nvjitlink nvshmem-cu13 nvtx))
@@ -61,18 +61,23 @@ WITHOUT_VISION := $(addprefix --no-emit-package ,pillow torchvision)
 PINNED := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
   --no-header --python-version 3.11
 PIN := $(PINNED) pyproject.toml
+# What a pipeline needs beside torch and what comes with that, which several of them have in common.
+BESIDE_TORCH := --constraint requirements/torch.txt $(WITHOUT_CUDA) \
+  $$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package \1/p' requirements/torch.txt)
+SERVING := $(PINNED) --constraint requirements/torch.txt
 
 .PHONY: requirements
 requirements: env ## Pins the dependencies anew
 	@$(BIN)/python -m pip install --quiet uv
 	@$(PIN) --output-file requirements/operator.txt
 	@$(PIN) --group dev --constraint requirements/operator.txt --output-file requirements/dev.txt
-	@$(PIN) --extra llamacpp --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/llamacpp.txt
+	@$(PIN) --group torch --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/torch.txt
+	@$(PIN) --extra llamacpp $(BESIDE_TORCH) --output-file requirements/llamacpp.txt
 	@$(PINNED) --group llamacpp-cuda --output-file requirements/llamacpp-cuda.txt
-	@$(PIN) --extra onnx --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/onnx.txt
-	@$(PINNED) --group onnx-serve --constraint requirements/onnx.txt --output-file requirements/onnx-serve.txt
-	@$(PIN) --extra openvino --constraint requirements/operator.txt $(WITHOUT_CUDA) $(WITHOUT_VISION) --output-file requirements/openvino.txt
-	@$(PINNED) --group openvino-serve --constraint requirements/openvino.txt --output-file requirements/openvino-serve.txt
-	@$(PIN) --extra qnn --constraint requirements/operator.txt $(WITHOUT_CUDA) --output-file requirements/qnn.txt
-	@$(PINNED) --group qnn-serve --constraint requirements/qnn.txt --output-file requirements/qnn-serve.txt
+	@$(PIN) --extra onnx $(BESIDE_TORCH) --output-file requirements/onnx.txt
+	@$(SERVING) --group onnx-serve --constraint requirements/onnx.txt --output-file requirements/onnx-serve.txt
+	@$(PIN) --extra openvino $(BESIDE_TORCH) $(WITHOUT_VISION) --output-file requirements/openvino.txt
+	@$(SERVING) --group openvino-serve --constraint requirements/openvino.txt --output-file requirements/openvino-serve.txt
+	@$(PIN) --extra qnn $(BESIDE_TORCH) --output-file requirements/qnn.txt
+	@$(SERVING) --group qnn-serve --constraint requirements/qnn.txt --output-file requirements/qnn-serve.txt
 	@$(PIN) --extra mlx --constraint requirements/operator.txt --universal --output-file requirements/mlx.txt

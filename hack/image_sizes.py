@@ -30,7 +30,7 @@ CUDA = re.compile(
 """Paths of NVIDIA's libraries, and of torch's that are linked against them."""
 
 STAND_IN = b"CUDA was left out of this image on purpose"
-"""What the library says that stands in for CUDA's (runtime-images/cpu_torch.py)."""
+"""What the library says that stands in for CUDA's (runtime-images/torch/cpu_torch.py)."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ image.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _FROM = re.compile(r"FROM\s+(?P<base>\S+)(?:\s+AS\s+(?P<name>\S+))?\s*$", re.IGNORECASE)
@@ -58,8 +58,13 @@ class Dockerfile:
         return needed
 
     def starting_from(self, made: Mapping[str, str]) -> "Dockerfile":
-        """The same, with each stage in `made` replaced by the image that it was made into."""
-        stages = (Stage(each.name, made[each.name], ()) if each.name in made else each for each in self.stages)
+        """The same, with each stage in `made` replaced by the image that it was made into, and so each base there."""
+        stages = (
+            Stage(each.name, made[each.name], ())
+            if each.name in made
+            else replace(each, base=made.get(each.base, each.base))
+            for each in self.stages
+        )
         return Dockerfile(self.arguments, tuple(stages))
 
     def text(self, target: str) -> str:

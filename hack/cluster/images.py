@@ -38,8 +38,8 @@ Dir::Cache::srcpkgcache "";
 
 @dataclass(frozen=True)
 class Image:
-    """A stage of a Dockerfile that is an image. Its name is that of its folder, and of its stage unless it serves; one
-    that serves on special hardware is called by that."""
+    """A stage of a Dockerfile that is an image. Its name is that of its folder, and of its stage unless it serves or is
+    called like the folder; one that serves on special hardware is called by that."""
 
     folder: str
     stage: str = "serve"
@@ -48,7 +48,7 @@ class Image:
 
     @property
     def name(self) -> str:
-        kind = self.stage.removeprefix("serve").removeprefix("-")
+        kind = self.stage.removeprefix(self.folder).removeprefix("serve").removeprefix("-")
         return f"{self.folder}-{kind}" if kind else self.folder
 
     @property
@@ -66,7 +66,8 @@ class Image:
     def key(self) -> str:
         parsed = self.parsed()
         files = dockerfile.files(self.context, parsed.needed(self.stage))
-        return cache.key_of(self.context, files, parsed.text(self.stage))
+        bases = [image.key() for image in self.parts() if image.folder != self.folder]
+        return cache.key_of(self.context, files, parsed.text(self.stage), *bases)
 
     def reference(self) -> str:
         return f"{self.repository}:{self.key()}"
@@ -76,15 +77,22 @@ class Image:
         return f"ghcr.io/edgemodel/{self.name}"
 
     def parts(self) -> list["Image"]:
-        """The other images that it is made of."""
-        needed = {stage.name for stage in self.parsed().needed(self.stage)} - {self.stage}
-        return [image for image in KNOWN.values() if image.folder == self.folder and image.stage in needed]
+        """The other images that it is made of: of stages of its own Dockerfile, and those that this names."""
+        stages = self.parsed().needed(self.stage)
+        own = {stage.name for stage in stages} - {self.stage}
+        named = {base for stage in stages for base in stage.needs()}
+        return [
+            image
+            for image in KNOWN.values()
+            if image.repository in named or (image.folder == self.folder and image.stage in own)
+        ]
 
 
 KNOWN = {
     image.name: image
     for image in (
         Image("operator"),
+        Image("torch", "torch"),
         Image("llamacpp"),
         Image("llamacpp", "serve-cuda"),
         Image("llamacpp", "serve-vulkan"),
@@ -147,8 +155,14 @@ def build_image(image: Image) -> str:
 
 def _build_with_docker(image: Image) -> str:
     reference = image.reference()
-    if not run("docker", "images", "--quiet", reference).strip():
-        command = ("docker", "build", "--file", image.file, "--target", image.stage, "--tag", reference, image.context)
+    if run("docker", "images", "--quiet", reference).strip():
+        return reference
+    # Only images of other Dockerfiles: the layers of its own Docker finds by itself.
+    made = {part.repository: _build_with_docker(part) for part in image.parts() if part.folder != image.folder}
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "Dockerfile"
+        file.write_text(image.parsed().starting_from(made).text(image.stage))
+        command = ("docker", "build", "--file", file, "--target", image.stage, "--tag", reference, image.context)
         run_long(f"building {reference}", *command, log=cache.root() / f"{image.name}.log")
     return reference
 
@@ -157,7 +171,10 @@ def _build_with_buildah(image: Image) -> str:
     reference = image.reference()
     if reference in oci.layout().images():
         return reference
-    made = {part.stage: _build_with_buildah(part) for part in image.parts()}
+    made = {
+        part.stage if part.folder == image.folder else part.repository: _build_with_buildah(part)
+        for part in image.parts()
+    }
     packages.need(packages.IMAGES)
     with cache.lock(image.name), _host_settings() as volumes, tempfile.TemporaryDirectory() as scratch:
         parsed = image.parsed().starting_from(made)

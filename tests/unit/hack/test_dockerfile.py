@@ -59,6 +59,12 @@ def test_what_is_made_already_replaces_its_stages() -> None:
     assert "make" not in reduced.text("serve")
 
 
+def test_a_base_that_is_made_already_is_named_as_it_was_made() -> None:
+    reduced = dockerfile.parse(TEXT).starting_from({"debian:bookworm-slim": "example/debian:1"})
+    assert [stage.base for stage in reduced.needed("serve")] == ["example/debian:1", "scratch", "example/debian:1"]
+    assert reduced.needed("build")[0].instructions == dockerfile.parse(TEXT).needed("build")[0].instructions
+
+
 def test_the_key_follows_what_the_target_takes_and_nothing_else(tmp_path: Path) -> None:
     for name in ("operator/a.py", "pyproject.toml", "requirements/build.txt", "tests/test_a.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
