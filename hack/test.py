@@ -1,12 +1,16 @@
-"""`make test`: every check of the project, in the order in which they fail soonest, with the time each took.
+"""`make test`: every check of the project, with the time each took.
 
-The cluster is brought up if it isn't there, and taken down again if it was not there before.
+What fails soonest comes first. The tests on API servers and on the cluster wait for half of their time, and have
+deadlines; those on engines compute, and have what time these leave. The cluster is brought up if it isn't there, and
+taken down again if it was not there before.
 """
 
 import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hack.cluster import binaries
@@ -18,18 +22,32 @@ CLUSTER = [sys.executable, "hack/cluster"]
 PYTEST = [str(BIN / "pytest"), "--quiet", "--durations=5"]
 SIDE_BY_SIDE = [*PYTEST, "--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup"]
 """For tests that share nothing, but for those of an xdist_group: these stay together, in their order."""
+WAITING = [*PYTEST, "--numprocesses=4", "--dist=loadgroup"]
+"""The same, for tests that wait more than they compute."""
+BEHIND = ["nice", "-n", "10"]
+"""For what computes, beside what has deadlines."""
 
 _started = time.monotonic()
 
 
-def step(title: str, *command: str | Path) -> None:
-    """Runs one check; ends all with its exit code if it fails."""
+class CheckFailedError(Exception):
+    """A check failed, and has said why."""
+
+
+def step(title: str, *command: str | Path, lane: str = "") -> None:
+    """Runs one check. Where several run at a time, each line says of which lane it is."""
     began = time.monotonic()
-    print(f"== {title} [{began - _started:.0f} s]", flush=True)
-    done = subprocess.run([str(word) for word in command], cwd=REPOSITORY, check=False)
-    print(f"   {title}: {'ok' if done.returncode == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
-    if done.returncode:
-        sys.exit(done.returncode)
+    mark = f"{lane:<7} | " if lane else ""
+    print(f"{mark}== {title} [{began - _started:.0f} s]", flush=True)
+    words = [str(word) for word in command]
+    with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as check:
+        assert check.stdout is not None
+        for line in check.stdout:
+            print(f"{mark}{line}", end="", flush=True)
+    verdict = "FAILED" if check.returncode else "ok"
+    print(f"{mark}   {title}: {verdict} in {time.monotonic() - began:.0f} s", flush=True)
+    if check.returncode:
+        raise CheckFailedError(title)
 
 
 def cluster_is_up() -> bool:
@@ -47,33 +65,63 @@ def cluster_is_up() -> bool:
     return kubeconfig.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def main() -> None:
-    """Runs the checks."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only what takes seconds and needs nothing built")
-    quick = parser.parse_args().quick
-
+def quick() -> None:
+    """What takes seconds and needs nothing built."""
     step("lint", BIN / "ruff", "check", ".")
     step("format", BIN / "ruff", "format", "--check", ".")
     step("types", BIN / "mypy")
     step("layers", BIN / "lint-imports")
-    if quick:
-        step("unit and golden tests", *SIDE_BY_SIDE, "tests/unit", "tests/golden")
-        return
-    step("cluster binaries (minutes, once a machine)", *CLUSTER, "binaries")
-    step("llama.cpp (minutes, once a machine)", *CLUSTER, "llamacpp")
-    step("unit, golden and chart tests", *SIDE_BY_SIDE, "tests/unit", "tests/golden", "tests/chart")
-    step("tests on real engines", *SIDE_BY_SIDE, "tests/engines")
-    step("tests on an API server", *SIDE_BY_SIDE, "tests/apiserver")
-    step("fault tests", *SIDE_BY_SIDE, "tests/faults")
-    step("images (minutes, once a machine)", *CLUSTER, "images")
+
+
+def on_engines() -> None:
+    """What computes."""
+    title = "unit, golden and chart tests"
+    step(title, *BEHIND, *SIDE_BY_SIDE, "tests/unit", "tests/golden", "tests/chart", lane="engines")
+    step("tests on real engines", *BEHIND, *SIDE_BY_SIDE, "tests/engines", lane="engines")
+
+
+def on_clusters() -> None:
+    """What waits: an API server for each process of the tests, and then the cluster."""
+    step("tests on API servers, and faults", *WAITING, "tests/apiserver", "tests/faults", lane="cluster")
     was_up = cluster_is_up()
-    step("cluster", *CLUSTER, "up")
+    step("cluster", *CLUSTER, "up", lane="cluster")
     try:
-        step("end-to-end tests", *PYTEST, "tests/e2e")
+        step("end-to-end tests", *PYTEST, "tests/e2e", lane="cluster")
     finally:
         if not was_up:
-            step("cluster down", *CLUSTER, "down")
+            step("cluster down", *CLUSTER, "down", lane="cluster")
+
+
+def together(*lanes: Callable[[], None]) -> None:
+    """Runs them at a time, each to its end, whatever becomes of the others. `CheckFailedError` if one failed."""
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        running = [pool.submit(lane) for lane in lanes]
+    failed = [str(error) for error in (each.exception() for each in running) if error]
+    if failed:
+        raise CheckFailedError(", ".join(failed))
+
+
+def everything() -> None:
+    """All checks."""
+    quick()
+    step("cluster binaries (minutes, once a machine)", *CLUSTER, "binaries")
+    step("llama.cpp (minutes, once a machine)", *CLUSTER, "llamacpp")
+    step("images (minutes, once a machine)", *CLUSTER, "images")
+    together(on_engines, on_clusters)
+
+
+def main() -> None:
+    """Runs the checks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only what takes seconds and needs nothing built")
+    try:
+        if parser.parse_args().quick:
+            quick()
+            step("unit and golden tests", *SIDE_BY_SIDE, "tests/unit", "tests/golden")
+        else:
+            everything()
+    except CheckFailedError as error:
+        sys.exit(f"== FAILED: {error}")
     print(f"== all checks passed in {time.monotonic() - _started:.0f} s", flush=True)
 
 
