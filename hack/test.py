@@ -22,7 +22,7 @@ CLUSTER = [sys.executable, "hack/cluster"]
 PYTEST = [str(BIN / "pytest"), "--quiet", "--durations=5"]
 SIDE_BY_SIDE = [*PYTEST, "--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup"]
 """For tests that share nothing, but for those of an xdist_group: these stay together, in their order."""
-WAITING = [*PYTEST, "--numprocesses=4", "--dist=loadgroup"]
+WAITING = [*PYTEST, "--numprocesses=3", "--dist=loadgroup"]
 """The same, for tests that wait more than they compute."""
 BEHIND = ["nice", "-n", "10"]
 """For what computes, beside what has deadlines."""
@@ -75,8 +75,6 @@ def quick() -> None:
 
 def on_engines() -> None:
     """What computes."""
-    title = "unit, golden and chart tests"
-    step(title, *BEHIND, *SIDE_BY_SIDE, "tests/unit", "tests/golden", "tests/chart", lane="engines")
     step("tests on real engines", *BEHIND, *SIDE_BY_SIDE, "tests/engines", lane="engines")
 
 
@@ -106,6 +104,7 @@ def everything() -> None:
     quick()
     step("cluster binaries (minutes, once a machine)", *CLUSTER, "binaries")
     step("llama.cpp (minutes, once a machine)", *CLUSTER, "llamacpp")
+    step("unit, golden and chart tests", *SIDE_BY_SIDE, "tests/unit", "tests/golden", "tests/chart")
     step("images (minutes, once a machine)", *CLUSTER, "images")
     together(on_engines, on_clusters)
 

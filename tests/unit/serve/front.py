@@ -33,6 +33,8 @@ class StandIn:
     text: str = "Grüße aus München 🥨, und noch ein paar Worte."
     pace: float = 0.0
     """Seconds that a step takes."""
+    gate: threading.Event | None = None
+    """What each step waits for, if there is one."""
     chats: bool = True
     fails_at: int = 1 << 30
     """The step that fails."""
@@ -67,6 +69,8 @@ class StandIn:
         if self.steps >= self.fails_at:
             raise RuntimeError("out of order")
         time.sleep(self.pace)
+        if self.gate:
+            self.gate.wait()
         outputs = []
         for request, (rest, left) in list(self._rest.items()):
             token = Token(rest[0], -0.5 if self.asked[-1].logprobs else None)

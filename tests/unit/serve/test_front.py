@@ -177,7 +177,8 @@ def test_many_clients_share_the_engine(running: Running[StandIn]) -> None:
 
 
 def test_a_full_queue_answers_429() -> None:
-    with serving(StandIn(pace=0.05), parallel=1, waiting=1) as running, ThreadPoolExecutor(2) as pool:
+    gate = threading.Event()
+    with serving(StandIn(gate=gate), parallel=1, waiting=1) as running, ThreadPoolExecutor(2) as pool:
 
         def ask() -> str:
             return running.client().completions.create(model="tiny", prompt="x", max_tokens=20).choices[0].text
@@ -186,8 +187,11 @@ def test_a_full_queue_answers_429() -> None:
         running.wait(lambda: running.batcher.running == 1)
         second = pool.submit(ask)
         running.wait(lambda: running.batcher.waiting == 1)
-        with pytest.raises(openai.RateLimitError, match="wait already"):
-            ask()
+        try:
+            with pytest.raises(openai.RateLimitError, match="wait already"):
+                ask()
+        finally:
+            gate.set()
         assert first.result() == second.result()
         assert running.metric("edgemodel_serve_requests_total", endpoint="completions", code="429") == 1
 
