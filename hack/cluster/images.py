@@ -245,7 +245,9 @@ def _bring(reference: str) -> None:
             _debootstrap()
         _keep(reference)
         return
-    pulled = run(*_buildah("pull", "--quiet", f"oci:{oci.layout().folder}:{reference}")).strip()
+    # buildah calls what it pulls after the layout's folder, as this is written here; not every path can be a name.
+    folder = oci.layout().folder
+    pulled = run(*_buildah("pull", "--quiet", f"oci:{folder.name}:{reference}"), cwd=folder.parent).strip()
     run(*_buildah("tag", pulled, reference))
 
 

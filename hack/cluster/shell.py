@@ -26,7 +26,11 @@ def say(text: str) -> None:
 
 
 def run(
-    *command: str | Path, text: str | None = None, env: Mapping[str, str] | None = None, timeout: float | None = None
+    *command: str | Path,
+    text: str | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float | None = None,
 ) -> str:
     """Runs a short command to its end and returns what it printed."""
     try:
@@ -34,6 +38,7 @@ def run(
             command,
             input=text,
             env=_environment(env),
+            cwd=cwd,
             timeout=timeout,
             capture_output=True,
             text=True,
