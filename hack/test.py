@@ -1,8 +1,8 @@
 """`make test`: every check of the project, with the time each took.
 
 What fails soonest comes first. The tests on API servers and on the cluster wait for half of their time, and have
-deadlines; those on engines compute, and have what time these leave. The cluster is brought up if it isn't there, and
-taken down again if it was not there before.
+deadlines; those on engines compute, and have what time these leave. So there are two lanes, of about the same length.
+The cluster is brought up if it isn't there, and taken down again if it was not there before.
 """
 
 import argparse
@@ -74,13 +74,14 @@ def quick() -> None:
 
 
 def on_engines() -> None:
-    """What computes."""
+    """What computes, and then what waits beside the end-to-end tests."""
     step("tests on real engines", *BEHIND, *SIDE_BY_SIDE, "tests/engines", lane="engines")
+    step("fault tests", *WAITING, "tests/faults", lane="engines")
 
 
 def on_clusters() -> None:
-    """What waits: an API server for each process of the tests, and then the cluster."""
-    step("tests on API servers, and faults", *WAITING, "tests/apiserver", "tests/faults", lane="cluster")
+    """An API server for each process of the tests, and then the cluster."""
+    step("tests on an API server", *WAITING, "tests/apiserver", lane="cluster")
     was_up = cluster_is_up()
     step("cluster", *CLUSTER, "up", lane="cluster")
     try:
