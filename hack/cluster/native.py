@@ -148,6 +148,7 @@ class Native:
             f"--root-ca-file={root.certificate}",
             f"--service-account-private-key-file={private}",
             "--use-service-account-credentials",
+            "--node-monitor-grace-period=40s",  # four times that a kubelet says that it lives
             f"--flex-volume-plugin-dir={self.folder / 'volume-plugins'}",
             f"--cluster-signing-cert-file={root.certificate}",
             f"--cluster-signing-key-file={root.key}",

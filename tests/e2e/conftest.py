@@ -9,6 +9,13 @@ from hack.deploy import deploy, upload_sources
 from tests.e2e.edge import NAMESPACE, OTHER_NAMESPACE, Edge
 
 TINY = REPOSITORY / "tests" / "fixtures" / "tinysawyer-hf"
+COMPUTING = {"test_embeddings", "test_qnn", "test_runtimes", "test_third_party"}
+"""Modules whose Jobs keep every processor busy."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits goes first, while tests on engines may run beside it; what computes goes last."""
+    items.sort(key=lambda item: item.path.stem in COMPUTING)
 
 
 @pytest.fixture(scope="session")
