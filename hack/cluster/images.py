@@ -176,7 +176,7 @@ def _build_with_buildah(image: Image) -> str:
         for part in image.parts()
     }
     packages.need(packages.IMAGES)
-    with cache.lock(image.name), _host_settings() as volumes, tempfile.TemporaryDirectory() as scratch:
+    with cache.lock("building"), _host_settings() as volumes, tempfile.TemporaryDirectory() as scratch:
         parsed = image.parsed().starting_from(made)
         needed = parsed.needed(image.stage)
         bases = {base for stage in needed for base in stage.needs()}
@@ -194,6 +194,7 @@ def _build_with_buildah(image: Image) -> str:
         )
         _keep(reference)
         _forget([old for old in oci.layout().images() if old.startswith(f"{image.repository}:") and old != reference])
+        run(*_buildah("rmi", "--prune"))  # the stages that it was copied from: gigabytes, and nobody starts from them
     return reference
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hack.cluster import binaries, images, kind, oci
+from hack.cluster.shell import run
 from hack.image_sizes import look
 
 
@@ -17,13 +18,20 @@ def test_an_image_has_neither_root_nor_compiler_nor_cuda(name: str) -> None:
 
 
 @pytest.mark.skipif(kind.docker_answers(), reason="Docker keeps its images itself")
-def test_what_buildah_has_lost_comes_out_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buildah_need_keep_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has lost comes out of the cache, and what an image was copied from is not kept."""
     program = binaries.one("versitygw")
     monkeypatch.setenv("EDGEMODEL_CACHE", os.fspath(tmp_path / ".cache"))
     oci.layout().add_program("example.com/below:1", program)
     (tmp_path / "above").mkdir()
-    (tmp_path / "above" / "Dockerfile").write_text("FROM example.com/below:1 AS serve\nCOPY above/Dockerfile /\n")
+    (tmp_path / "above" / "Dockerfile").write_text(
+        "FROM example.com/below:1 AS made\nCOPY above/Dockerfile /made\n"
+        "FROM example.com/below:1 AS serve\nCOPY --from=made /made /\n"
+    )
     (tmp_path / ".dockerignore").touch()
     reference = images.build_image(images.Image("above", home=tmp_path, context=tmp_path))
     with images.layers(reference) as layers:
         assert len(layers) == 2
+    storage = tmp_path / ".cache" / "buildah"
+    command = ("buildah", "--root", storage / "root", "--runroot", storage / "run", "images", "--format", "{{.Name}}")
+    assert set(run(*command).split()) == {"example.com/below", "ghcr.io/edgemodel/above", "localhost/images"}
