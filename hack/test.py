@@ -75,6 +75,12 @@ def quick() -> None:
 
 def on_engines() -> None:
     """What computes, and then what waits beside the end-to-end tests."""
+    step(
+        "unit, golden and chart tests",
+        *SIDE_BY_SIDE,
+        *("tests/unit", "tests/golden", "tests/chart"),
+        lane="engines",
+    )
     step("tests on real engines", *BEHIND, *SIDE_BY_SIDE, "tests/engines", lane="engines")
     step("fault tests", *WAITING, "tests/faults", lane="engines")
 
@@ -105,7 +111,6 @@ def everything() -> None:
     quick()
     step("cluster binaries (minutes, once a machine)", *CLUSTER, "binaries")
     step("llama.cpp (minutes, once a machine)", *CLUSTER, "llamacpp")
-    step("unit, golden and chart tests", *SIDE_BY_SIDE, "tests/unit", "tests/golden", "tests/chart")
     step("images (minutes, once a machine)", *CLUSTER, "images")
     together(on_engines, on_clusters)
 
