@@ -6,6 +6,7 @@ The cluster is brought up if it isn't there, and taken down again if it was not 
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -26,12 +27,20 @@ WAITING = [*PYTEST, "--numprocesses=3", "--dist=loadgroup"]
 """The same, for tests that wait more than they compute."""
 BEHIND = ["nice", "-n", "10"]
 """For what computes, beside what has deadlines."""
+SUMMARY = ("FAILED ", "ERROR ")
+"""How a line of pytest's summary begins that names a test."""
+WIDE = {"COLUMNS": "250"}
+"""So that such a line has room for the reason."""
 
 _started = time.monotonic()
 
 
 class CheckFailedError(Exception):
-    """A check failed, and has said why."""
+    """Checks failed, and have said why. `summary` has their titles, each with the tests that failed."""
+
+    def __init__(self, summary: list[str]) -> None:
+        super().__init__("\n".join(summary))
+        self.summary = summary
 
 
 def step(title: str, *command: str | Path, lane: str = "") -> None:
@@ -40,14 +49,19 @@ def step(title: str, *command: str | Path, lane: str = "") -> None:
     mark = f"{lane:<7} | " if lane else ""
     print(f"{mark}== {title} [{began - _started:.0f} s]", flush=True)
     words = [str(word) for word in command]
-    with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as check:
+    failures = []
+    with subprocess.Popen(
+        words, cwd=REPOSITORY, env=os.environ | WIDE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as check:
         assert check.stdout is not None
         for line in check.stdout:
             print(f"{mark}{line}", end="", flush=True)
+            if line.startswith(SUMMARY):
+                failures.append(line.rstrip())
     verdict = "FAILED" if check.returncode else "ok"
     print(f"{mark}   {title}: {verdict} in {time.monotonic() - began:.0f} s", flush=True)
     if check.returncode:
-        raise CheckFailedError(title)
+        raise CheckFailedError([f"== FAILED: {title}", *failures])
 
 
 def cluster_is_up() -> bool:
@@ -101,9 +115,14 @@ def together(*lanes: Callable[[], None]) -> None:
     """Runs them at a time, each to its end, whatever becomes of the others. `CheckFailedError` if one failed."""
     with ThreadPoolExecutor(len(lanes)) as pool:
         running = [pool.submit(lane) for lane in lanes]
-    failed = [str(error) for error in (each.exception() for each in running) if error]
-    if failed:
-        raise CheckFailedError(", ".join(failed))
+    summary: list[str] = []
+    for lane in running:
+        try:
+            lane.result()
+        except CheckFailedError as error:
+            summary += error.summary
+    if summary:
+        raise CheckFailedError(summary)
 
 
 def everything() -> None:
@@ -126,7 +145,7 @@ def main() -> None:
         else:
             everything()
     except CheckFailedError as error:
-        sys.exit(f"== FAILED: {error}")
+        sys.exit(str(error))
     print(f"== all checks passed in {time.monotonic() - _started:.0f} s", flush=True)
 
 
