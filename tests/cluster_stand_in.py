@@ -387,8 +387,8 @@ class StandIn:
 
     def objects(self, kind: str, namespace: str) -> list[Obj]:
         """What the watches have shown of a kind: a moment late, and for nothing. For any thread; not to be changed."""
-        everything = list(self._objects.items())
-        return [obj for key, obj in everything if key[0] == kind and obj["metadata"]["namespace"] == namespace]
+        everything = self._objects.copy()  # at once: a list of the items may be interrupted by the watches' thread
+        return [obj for key, obj in everything.items() if key[0] == kind and obj["metadata"]["namespace"] == namespace]
 
     def settle_again(self, namespace: str) -> None:
         """Has all objects of a namespace looked at again, after its behaviour changed."""

@@ -99,7 +99,7 @@ def serve(folder: Path) -> Iterator[S3]:
             _wait(server, port, folder / "versitygw.log")
             yield new_bucket(S3(StoreConfig("unused", "", f"http://127.0.0.1:{port}", credentials=credentials), data))
         finally:
-            server.terminate()
+            server.kill()  # asked to, it would wait for its clients
 
 
 def new_bucket(server: S3) -> S3:

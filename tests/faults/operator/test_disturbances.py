@@ -125,8 +125,13 @@ def test_the_store_fails_for_a_while(world: World, place: Place) -> None:
         found = [obj for obj in place.all(kind) if condition(obj, "Reconciling").get("reason") == "StoreUnavailable"]
         return [obj for obj in found if not condition(obj, "Stalled")]
 
+    def told(reason: str) -> set[str]:
+        return {event["regarding"]["kind"] for event in place.all("Event") if event["reason"] == reason}
+
     wait("said of the artifact", lambda: says("ModelArtifact"), timeout=60)
     wait("said of the model", lambda: says("EdgeModel"))
+    # Events come after the statuses that they are about.
+    wait("told of both", lambda: {"EdgeModel", "ModelArtifact"} <= told("StoreUnavailable"))
     assert place.all("Job") == []
     before = len(place.writes.seen)
     time.sleep(4)
