@@ -90,8 +90,9 @@ class ArtifactStore:
         """Whether every blob is there and has its size."""
         return all(run_all(self._has, manifest.files))
 
-    def stream(self, digest: str, start: int, size: int) -> Iterator[bytes]:
-        """A range of a blob, block by block as it arrives, not verified. This is one attempt."""
+    def stream(self, digest: str, start: int, size: int) -> Iterator[memoryview]:
+        """A range of a blob as it arrives, not verified: blocks, each of which is good until the next one. This is one
+        attempt."""
         return self._bucket.stream(_blob(digest), start, size)
 
     def publish(self, manifest: Manifest, folder: Path, progress: Report | None = None) -> str:

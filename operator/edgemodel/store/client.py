@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
@@ -36,7 +37,7 @@ from botocore.httpsession import get_cert_path
 from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies
-from urllib3 import PoolManager, ProxyManager, Timeout
+from urllib3 import HTTPResponse, PoolManager, ProxyManager, Timeout
 from urllib3.exceptions import HTTPError
 
 from edgemodel.store.config import Keys, StoreConfig
@@ -63,7 +64,8 @@ PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
 _DOCUMENT_LIMIT = 64 << 20
-_BLOCK = 1 << 20
+_BLOCK = 512 << 10
+"""Bytes of a body at a time: so few that they are still in the processor's cache when they are hashed and written."""
 _URL_SECONDS = 3600
 _URL_REUSED_SECONDS = 300
 
@@ -229,14 +231,15 @@ class Bucket:
         for upload in self._call(f"list the uploads of {key}", call):
             self._abort(key, upload)
 
-    def stream(self, key: str, start: int, size: int) -> Iterator[bytes]:
-        """A range of an object, block by block as it arrives. This is one attempt.
+    def stream(self, key: str, start: int, size: int) -> Iterator[memoryview]:
+        """A range of an object as it arrives: blocks, each of which is good until the next one. This is one attempt.
 
         It does not go through boto, whose bodies cost a third of the speed.
         """
         what = f"read {key} from byte {start}"
         url = self._url(key, time.monotonic() // _URL_REUSED_SECONDS)
         wanted = {"Range": f"bytes={start}-{start + size - 1}"}
+        block = memoryview(bytearray(_BLOCK))
         try:
             answer = self._http.request(
                 "GET", url, headers=wanted, preload_content=False, decode_content=False, retries=False
@@ -244,15 +247,19 @@ class Bucket:
             try:
                 if answer.status != 206:
                     raise answered(answer.status, _code(answer.read(_BLOCK)), what)
+                # urllib3's own `read` takes other memory for each block, which is slower by a twentieth.
+                assert isinstance(answer, HTTPResponse)
+                assert answer._fp is not None
                 while size:
-                    block = answer.read(min(size, _BLOCK))
-                    if not block:
+                    count = answer._fp.readinto(block[:size])
+                    if not count:
                         raise TransientError(f"{what}: the answer ended early")
-                    size -= len(block)
-                    yield block
+                    size -= count
+                    yield block[:count]
+                answer.release_conn()
             finally:
                 answer.close()
-        except HTTPError as error:
+        except (HTTPError, HTTPException, OSError) as error:
             raise TransientError(f"{what}: {type(error).__name__}") from None
 
     def _sign(self, key: str, _period: float) -> str:

@@ -1,4 +1,5 @@
-"""Brings an artifact from the store to a folder: in parallel ranges, each verified, nothing kept that is not whole.
+"""Brings an artifact from the store to a folder: in parallel ranges, verified chunk by chunk, nothing kept that is not
+whole.
 
 A file is written as `<name>.partial` and gets its name when all its chunks have their digests. There is no journal of
 what has arrived: what is there is hashed again, which is faster than any network, and which a crash cannot make a lie.
@@ -9,17 +10,20 @@ import errno
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.client import persistent
-from edgemodel.store.errors import CorruptError, DiskFullError, NotFoundError
+from edgemodel.store.errors import CorruptError, DiskFullError, NotFoundError, TransientError
 from edgemodel.store.manifest import PARTIAL, Chunk, File, Manifest
-from edgemodel.store.parallel import Counter, Report, run_all
+from edgemodel.store.parallel import WORKERS, Counter, Report, run_all
 
 _BLOCK = 1 << 20
+_LONGEST_RUN = 4
+"""Chunks that are asked for at once."""
 
 
 def fetch(store: ArtifactStore, key: str, digest: str, folder: Path, progress: Report | None = None) -> Manifest:
@@ -42,11 +46,6 @@ def fetch(store: ArtifactStore, key: str, digest: str, folder: Path, progress: R
             counter.add(chunk.size)
         return held
 
-    def download(place: tuple[_Target, Chunk]) -> None:
-        target, chunk = place
-        persistent(_Download(store, target, chunk))
-        counter.add(chunk.size)
-
     held = run_all(holds, chunks)
     missing = [place for place, is_held in zip(chunks, held, strict=True) if not is_held]
     damaged = {target.final for target, _ in missing}
@@ -55,7 +54,7 @@ def fetch(store: ArtifactStore, key: str, digest: str, folder: Path, progress: R
         _check_room(folder, unfinished)
         for target in unfinished:
             target.prepare()
-        run_all(download, missing)
+        run_all(lambda run: _Download(store, *run, counter).run(), _runs(missing))
         for target in unfinished:
             target.finish()
     return manifest
@@ -107,32 +106,74 @@ class _Target:
         self.partial.replace(self.final)
 
 
-class _Download:
-    """One chunk on its way. Called again after a failure, it goes on where it was, or after bad bytes at the start."""
+def _runs(missing: Sequence[tuple[_Target, Chunk]]) -> list[tuple[_Target, list[Chunk]]]:
+    """Chunks that follow one another in a file, a request for each run: few requests, and work for all connections."""
+    longest = max(1, min(_LONGEST_RUN, len(missing) // (2 * WORKERS)))
+    runs: list[tuple[_Target, list[Chunk]]] = []
+    for target, chunk in missing:
+        before, chunks = runs[-1] if runs else (None, [])
+        if before is target and len(chunks) < longest and chunks[-1].start + chunks[-1].size == chunk.start:
+            chunks.append(chunk)
+        else:
+            runs.append((target, [chunk]))
+    return runs
 
-    def __init__(self, store: ArtifactStore, target: _Target, chunk: Chunk) -> None:
+
+class _Download:
+    """A run of chunks on its way. After a failure it goes on where it was, after bad bytes where their chunk begins."""
+
+    def __init__(self, store: ArtifactStore, target: _Target, chunks: Sequence[Chunk], counter: Counter) -> None:
         self._store = store
         self._target = target
-        self._chunk = chunk
+        self._left = deque(chunks)
+        self._counter = counter
+        self._begin_chunk()
+
+    def run(self) -> None:
+        """All of it. With each chunk that is there, the tries are counted anew."""
+        while self._left:
+            persistent(self._try)
+
+    def _try(self) -> None:
+        before = len(self._left)
+        try:
+            self._receive()
+        except (TransientError, CorruptError):
+            if len(self._left) == before:
+                raise
+
+    def _receive(self) -> None:
+        start = self._left[0].start + self._done
+        size = self._left[-1].start + self._left[-1].size - start
+        with self._target.partial.open("r+b", buffering=0) as stream:
+            for block in self._store.stream(self._target.file.sha256, start, size):
+                self._take(block, stream.fileno())
+
+    def _take(self, block: memoryview, descriptor: int) -> None:
+        while block:
+            chunk = self._left[0]
+            part = block[: chunk.size - self._done]
+            self._digest.update(part)
+            written = 0
+            while written < len(part):
+                written += os.pwrite(descriptor, part[written:], chunk.start + self._done + written)
+            self._done += written
+            if self._done == chunk.size:
+                self._end_chunk()
+            block = block[written:]
+
+    def _begin_chunk(self) -> None:
         self._done = 0
         self._digest = hashlib.sha256()
 
-    def __call__(self) -> None:
-        file, chunk = self._target.file, self._chunk
-        with self._target.partial.open("r+b", buffering=0) as stream:
-            for block in self._store.stream(file.sha256, chunk.start + self._done, chunk.size - self._done):
-                self._digest.update(block)
-                written = 0
-                while written < len(block):
-                    place = chunk.start + self._done + written
-                    written += os.pwrite(stream.fileno(), memoryview(block)[written:], place)
-                self._done += written
-        digest = f"sha256:{self._digest.hexdigest()}"
+    def _end_chunk(self) -> None:
+        chunk, digest = self._left[0], f"sha256:{self._digest.hexdigest()}"
+        self._begin_chunk()
         if digest != chunk.sha256:
-            self._done = 0
-            self._digest = hashlib.sha256()
-            last = chunk.start + chunk.size - 1
-            raise CorruptError(f"{file.path}, bytes {chunk.start}-{last}: expected {chunk.sha256}, got {digest}")
+            place = f"{self._target.file.path}, bytes {chunk.start}-{chunk.start + chunk.size - 1}"
+            raise CorruptError(f"{place}: expected {chunk.sha256}, got {digest}")
+        self._left.popleft()
+        self._counter.add(chunk.size)
 
 
 def _is_hole(descriptor: int, chunk: Chunk) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgemodel.store import fetch as fetching
 from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.errors import CorruptError, StoreError, TransientError
 from edgemodel.store.fetch import fetch
@@ -107,6 +108,60 @@ def test_cut_chunk_goes_on_where_it_was(store: ArtifactStore, proxy: Proxy, mani
     fetch(store, KEY, manifest.digest(), tmp_path / "target")
     asked = [int(request.range[6:].split("-")[0]) for request in proxy.seen if request.range]
     assert (1 << 20) in asked or (1 << 20) + 5 in asked
+
+
+def test_chunks_in_a_row_come_with_one_request_and_a_failure_costs_only_what_it_hit(
+    s3: S3, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "WORKERS", 1)  # a model that several could fetch in such runs is large
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "model.gguf").write_bytes(os.urandom((40 << 20) + 7))
+    manifest = manifest_of(source, KEY)
+    digest = ArtifactStore(s3.config).publish(manifest, source)
+    chunk, end = 5 << 20, (40 << 20) + 6
+    faults: dict[str, list[Fault]] = {
+        f"bytes=0-{4 * chunk - 1}": [Cut(chunk + (1 << 20))],
+        f"bytes={4 * chunk}-{8 * chunk - 1}": [Flip(2 * chunk + 5)],
+        f"bytes={6 * chunk}-{8 * chunk - 1}": [Flip(0)],
+    }
+
+    def judge(request: Request) -> Fault | None:
+        left = faults.get(request.range)
+        return left.pop() if left else None
+
+    proxy.judge = judge
+    progress: list[int] = []
+    fetch(ArtifactStore(s3.through(proxy.url).config), KEY, digest, target, lambda done, _: progress.append(done))
+    assert sorted(request.range for request in proxy.seen if reads_blob(request)) == sorted(
+        [
+            f"bytes=0-{4 * chunk - 1}",
+            f"bytes={chunk + (1 << 20)}-{4 * chunk - 1}",
+            f"bytes={4 * chunk}-{8 * chunk - 1}",
+            f"bytes={6 * chunk}-{8 * chunk - 1}",
+            f"bytes={6 * chunk}-{8 * chunk - 1}",
+            f"bytes={8 * chunk}-{end}",
+        ]
+    )
+    assert len(progress) == 9
+    assert progress[-1] == end + 1
+    assert (target / "model.gguf").read_bytes() == (source / "model.gguf").read_bytes()
+
+
+def test_a_failure_after_each_chunk_does_not_end_a_run(
+    s3: S3, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are fewer tries than chunks."""
+    monkeypatch.setattr(fetching, "WORKERS", 1)
+    monkeypatch.setattr(fetching, "_LONGEST_RUN", 8)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "model.gguf").write_bytes(os.urandom(80 << 20))
+    manifest = manifest_of(source, KEY)
+    digest = ArtifactStore(s3.config).publish(manifest, source)
+    proxy.judge = lambda request: Cut(5 << 20) if reads_blob(request) else None
+    fetch(ArtifactStore(s3.through(proxy.url).config), KEY, digest, target)
+    assert (target / "model.gguf").read_bytes() == (source / "model.gguf").read_bytes()
 
 
 def test_killed_fetch_does_not_ask_again_for_what_it_has(s3: S3, proxy: Proxy, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_only_missing_chunks_are_fetched(
     asked: list[int] = []
     stream = store.stream
 
-    def listen(digest: str, start: int, size: int) -> Iterator[bytes]:
+    def listen(digest: str, start: int, size: int) -> Iterator[memoryview]:
         asked.append(start)
         return stream(digest, start, size)
 
