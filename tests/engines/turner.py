@@ -15,6 +15,7 @@ class Turner:
     def __init__(self, engine: TextEngine) -> None:
         self.engine = engine
         self.prompt = self.engine.encode("Tom said to", special=True)
+        assert max(self.prompt) < self.engine.vocabulary
         self.outputs: dict[int, list[Output]] = {}
         self.number = 0
 

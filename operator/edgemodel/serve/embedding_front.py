@@ -12,7 +12,7 @@ from edgemodel.serve.app import Front, Handler, parsed, unless_client_leaves
 from edgemodel.serve.embedding_batcher import EmbeddingBatcher
 from edgemodel.serve.engine import EmbeddingEngine
 from edgemodel.serve.metrics import Metrics
-from edgemodel.serve.protocol import ApiError, EmbeddingRequest
+from edgemodel.serve.protocol import ApiError, EmbeddingRequest, check_tokens
 
 
 class EmbeddingFront(Front[EmbeddingEngine]):
@@ -64,8 +64,8 @@ class EmbeddingFront(Front[EmbeddingEngine]):
                 "embed it in parts",
                 code="context_length_exceeded",
             )
-        if not isinstance(text, str) and max(tokens) >= self._engine.vocabulary:
-            raise ApiError(400, f"the model has no token {max(tokens)}: its last is {self._engine.vocabulary - 1}")
+        if not isinstance(text, str):
+            check_tokens(tokens, self._engine.vocabulary)
         return tokens
 
 

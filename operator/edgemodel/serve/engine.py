@@ -81,6 +81,9 @@ class NoChatTemplateError(Exception):
 class TextEngine(Protocol):
     """Generates text. Made, turned and closed on one thread; its text methods may be called from any."""
 
+    vocabulary: int
+    """How many tokens there are: every id is below."""
+
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation (role, content) in the words of the model's chat template, ready to be answered."""
 
@@ -122,7 +125,7 @@ class EmbeddingEngine(Protocol):
 
 _TEXT_ENGINES = {
     "mlx": "edgemodel.serve.mlx:MlxEngine",
-    "onnxruntime-genai": "edgemodel.serve.onnxruntime_genai:OnnxRuntimeGenAiEngine",
+    "onnxruntime-genai": "edgemodel.serve.onnxruntime_text:onnx_engine",
     "openvino-genai": "edgemodel.serve.openvino_genai:OpenVinoGenAiEngine",
 }
 """Name -> where it is."""

@@ -31,6 +31,7 @@ class MlxEngine:
         except ModelRefusedError:
             mx.clear_streams()
             raise
+        self.vocabulary = len(self._tokenizer.get_vocab())
         self._stream = mx.new_stream(device)
         self._generator = BatchGenerator(
             _In32Bits(model),

@@ -83,6 +83,7 @@ class OpenVinoGenAiEngine:
             # Before the reason are the places in OpenVINO's source that it came through.
             reason = re.split(r":\d+:\s+", str(error))[-1].strip()
             raise ModelRefusedError(f"OpenVINO GenAI cannot load the model on {device}: {reason[:300]}") from None
+        self.vocabulary = self._tokenizer.vocabulary
         defaults = self._pipeline.get_config()
         self._stops: set[int] = {*defaults.stop_token_ids, self._chats.get_eos_token_id()} - {-1}
         self._running: dict[int, _Running] = {}

@@ -119,7 +119,7 @@ class CompletionRequest(_Generation):
         "presence_penalty": (0,),
     }
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)] | list[int]
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)] | _Tokens
     max_tokens: Annotated[int, Field(ge=1)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=1)] | None = None
 
@@ -143,6 +143,12 @@ class EmbeddingRequest(_Request):
         if isinstance(self.input, str):
             return [self.input]
         return [self.input] if isinstance(self.input[0], int) else self.input
+
+
+def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
+    """Refuses token ids that a client made up: an engine may end over them."""
+    if max(tokens) >= vocabulary:
+        raise ApiError(400, f"the model has no token {max(tokens)}: its last is {vocabulary - 1}")
 
 
 def explained(error: ValidationError) -> str:

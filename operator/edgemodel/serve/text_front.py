@@ -14,7 +14,7 @@ from edgemodel.serve.batcher import Answer, Batcher
 from edgemodel.serve.engine import NoChatTemplateError, Sampling, TextEngine
 from edgemodel.serve.engine_thread import EngineFailedError
 from edgemodel.serve.metrics import TextMetrics
-from edgemodel.serve.protocol import ApiError, ChatRequest, CompletionRequest
+from edgemodel.serve.protocol import ApiError, ChatRequest, CompletionRequest, check_tokens
 from edgemodel.serve.replies import ChatReply, CompletionReply, Piece, Reply, usage
 from edgemodel.serve.text import TextStream
 
@@ -52,6 +52,7 @@ class TextFront(Front[TextEngine]):
         asked = await parsed(request, CompletionRequest)
         if isinstance(asked.prompt, list) and isinstance(asked.prompt[0], int):
             prompt = [int(token) for token in asked.prompt]
+            check_tokens(prompt, self._engine.vocabulary)
         else:
             text = asked.prompt if isinstance(asked.prompt, str) else str(asked.prompt[0])
             prompt = self._engine.encode(text, special=True)

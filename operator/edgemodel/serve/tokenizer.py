@@ -16,6 +16,8 @@ class ArtifactTokenizer:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / FILE))
+        self.vocabulary: int = self._tokenizer.get_vocab_size()
+        """How many tokens there are: every id is below."""
 
     def encode(self, text: str, special: bool) -> list[int]:
         """Token ids; with those that the tokenizer adds to a bare text if `special`."""

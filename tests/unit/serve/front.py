@@ -43,6 +43,7 @@ class StandIn:
     cancelled: list[int] = field(default_factory=list)
     closed: bool = False
     asked: list[Sampling] = field(default_factory=list)
+    vocabulary: int = 256
     _rest: dict[int, tuple[bytes, int]] = field(default_factory=dict)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:

@@ -60,6 +60,14 @@ def test_completions_streamed_and_not(running: Running[StandIn]) -> None:
     assert of_tokens.usage.prompt_tokens == 2
 
 
+@pytest.mark.parametrize("prompt", [[72, 256], [10**12], [-1], [72, -5], []])
+def test_tokens_that_the_model_does_not_have_are_refused(running: Running[StandIn], prompt: list[int]) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        running.client().completions.create(model="tiny", prompt=prompt)
+    assert "prompt" in str(caught.value) or "the model has no token" in str(caught.value)
+    assert running.engine.asked == []
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_nothing_of_a_stop_sequence_is_sent(running: Running[StandIn], stream: bool) -> None:
     asked: Any = {"model": "tiny", "prompt": "x", "max_tokens": 100, "stop": ["und nie", "und noch"]}

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
-from edgemodel.serve.engine import EngineSettings, NoChatTemplateError, Output, Sampling, Token
+from edgemodel.serve.engine import EngineSettings, NoChatTemplateError, Output, Sampling
+from edgemodel.serve.sampler import Sampler
 from numpy_runtime.llama import Cache, Llama
 
 
@@ -15,10 +15,9 @@ class _Request:
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling) -> None:
         self.unread = list(prompt)
-        self.sampling = sampling
+        self.sampler = Sampler(sampling)
         self.left = sampling.max_tokens
         self.cache: Cache = {}
-        self.random = np.random.default_rng(sampling.seed)
 
 
 class NumpyEngine:
@@ -27,6 +26,7 @@ class NumpyEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self._model = Llama(settings.model_dir)
         self._tokenizer = SentencePieceProcessor(model_file=str(settings.model_dir / "tokenizer.model"))
+        self.vocabulary: int = self._tokenizer.vocab_size()
         self._requests: dict[int, _Request] = {}
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
@@ -57,13 +57,12 @@ class NumpyEngine:
 
     def _next(self, number: int, request: _Request) -> Output:
         logits = self._model.logits(np.asarray(request.unread), request.cache)[-1]
-        token = _choose(logits, request)
-        if token == self._tokenizer.eos_id():
+        token = request.sampler.draw(logits)
+        if token.id == self._tokenizer.eos_id():
             return Output(number, (), "stop")
-        request.unread = [token]
+        request.unread = [token.id]
         request.left -= 1
-        logprob = float(_log_softmax(logits)[token]) if request.sampling.logprobs else None
-        return Output(number, (Token(token, logprob),), None if request.left else "length")
+        return Output(number, (token,), None if request.left else "length")
 
     def cancel(self, request: int) -> None:
         """Drops a request."""
@@ -71,19 +70,3 @@ class NumpyEngine:
 
     def close(self) -> None:
         """There is nothing to give back."""
-
-
-def _choose(logits: NDArray[np.float32], request: _Request) -> int:
-    sampling = request.sampling
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    chances = np.exp(_log_softmax(logits / sampling.temperature))
-    likeliest = np.argsort(-chances)
-    kept = likeliest[: int(np.searchsorted(np.cumsum(chances[likeliest]), sampling.top_p)) + 1]
-    return int(request.random.choice(kept, p=chances[kept] / chances[kept].sum()))
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max()
-    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
-    return found
