@@ -206,9 +206,13 @@ def compare(engine: str, packages: Packages, starts: int, report: Report) -> Non
 
 
 def resident(process: int) -> int:
-    """Memory that a process has, in bytes."""
+    """Memory that a process and those that it started have, in bytes."""
     status = Path(f"/proc/{process}/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmRSS:")))
+    children = [
+        child for task in Path(f"/proc/{process}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    own = 1024 * int(next(line.split()[1] for line in status if line.startswith("VmRSS:")))
+    return own + sum(resident(int(child)) for child in children)
 
 
 def endure(engine: str, packages: Packages, requests: int, report: Report) -> None:

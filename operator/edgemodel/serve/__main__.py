@@ -18,6 +18,7 @@ from edgemodel.serve.batcher import Batcher
 from edgemodel.serve.embedding_batcher import EmbeddingBatcher
 from edgemodel.serve.embedding_front import EmbeddingFront
 from edgemodel.serve.engine import EngineSettings, embedder_maker, engine_maker
+from edgemodel.serve.engine_process import EngineProcess
 from edgemodel.serve.server import GracefulServer
 from edgemodel.serve.text_front import TextFront
 
@@ -48,7 +49,9 @@ def front_of(engine: str, environ: Mapping[str, str], engine_failed: Callable[[]
             model, context_length, EmbeddingBatcher(embed, settings.parallel, _WAITING), engine_failed
         )
     if task in (None, "TextGeneration"):
-        generate = partial(engine_maker(engine), settings)
+        make = engine_maker(engine)
+        texts = getattr(make, "texts", None)
+        generate = partial(EngineProcess, make, texts, settings) if texts else partial(make, settings)
         return TextFront(model, context_length, Batcher(generate, settings.parallel, _WAITING), engine_failed)
     raise ValueError(f"TASK {task}")
 

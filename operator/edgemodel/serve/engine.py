@@ -78,11 +78,12 @@ class NoChatTemplateError(Exception):
     """The model has no chat template: it can complete, not chat."""
 
 
-class TextEngine(Protocol):
-    """Generates text. Made, turned and closed on one thread; its text methods may be called from any."""
+class Texts(Protocol):
+    """A model's texts: from any thread."""
 
-    vocabulary: int
-    """How many tokens there are: every id is below."""
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are: every id is below."""
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation (role, content) in the words of the model's chat template, ready to be answered."""
@@ -92,6 +93,14 @@ class TextEngine(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
+
+
+class TextEngine(Texts, Protocol):
+    """Generates text. Made, turned and closed on one thread; its texts are for any.
+
+    One that keeps the interpreter's lock while it computes says how its texts are had without it: its class (or what
+    else makes it) has an attribute `texts`, which takes the settings. The front has it in a process of its own then.
+    """
 
     def add(self, request: int, prompt: Sequence[int], sampling: Sampling) -> None:
         """Takes in a request under a number that no other has; at most `parallel` at a time."""

@@ -57,13 +57,12 @@ class OnnxRuntimeBatchEngine(GenAiLayout):
 
     def __init__(self, settings: EngineSettings) -> None:
         try:
-            super().__init__(settings.model_dir)
+            super().__init__(settings)
             self._graph = _Graph(self, settings)
-        except CannotBatchError:
+        except (CannotBatchError, ModelRefusedError):
             raise
         except Exception as error:
             raise ModelRefusedError(f"ONNX Runtime cannot load the model ({error}): make the artifact anew") from None
-        self.check(settings)
         self._answering: list[_Request] = []
         self._reading: deque[_Request] = deque()
 

@@ -54,18 +54,19 @@ class OnnxRuntimeGenAiEngine(GenAiLayout):
     def __init__(self, settings: EngineSettings) -> None:
         options = {"model": {"decoder": {"session_options": {"intra_op_num_threads": settings.threads}}}}
         try:
-            super().__init__(settings.model_dir)
+            super().__init__(settings)
             config = og.Config(str(settings.model_dir))
             config.overlay(json.dumps(options))
             if settings.device:
                 config.clear_providers()
                 config.append_provider(settings.device)
             self._model = og.Model(config)
+        except ModelRefusedError:
+            raise
         except Exception as error:
             raise ModelRefusedError(
                 f"onnxruntime-genai cannot load the model ({error}): make the artifact anew, or use another device"
             ) from None
-        self.check(settings)
         self._requests: dict[int, _Active] = {}
 
     def add(self, request: int, prompt: Sequence[int], sampling: Sampling) -> None:

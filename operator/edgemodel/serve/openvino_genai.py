@@ -1,29 +1,29 @@
-"""OpenVINO GenAI: serves what the OpenVINO toolchain makes, with continuous batching.
+"""OpenVINO GenAI: serves what the OpenVINO toolchain makes, with continuous batching. It computes under Python's lock.
 
-Its chat templates and its sampling are used as they are. Its tokenizer is a model that it runs as it runs the large
-one: beside that, half a millisecond for each token, and with threads of its own.
+Its sampling is used as it is. Its tokenizer is a model that it runs as it runs the large one: beside that, half a
+millisecond for each token, and with threads of its own.
 """
 
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import openvino
 import openvino_genai
 
+from edgemodel.serve.artifact_texts import ArtifactTexts
 from edgemodel.serve.engine import (
     EngineSettings,
     Finish,
     ModelRefusedError,
-    NoChatTemplateError,
     Output,
     Sampling,
     Token,
 )
-from edgemodel.serve.tokenizer import ArtifactTokenizer
 
 _CPU_BLOCK, _OTHER_BLOCK = 32, 16
 """Tokens in a block of the KV cache, by device."""
@@ -65,6 +65,8 @@ class _Running:
 class OpenVinoGenAiEngine:
     """A text engine."""
 
+    texts = ArtifactTexts
+
     def __init__(self, settings: EngineSettings) -> None:
         device = settings.device or "CPU"
         on_cpu = device.startswith("CPU")
@@ -74,34 +76,40 @@ class OpenVinoGenAiEngine:
         scheduler.num_kv_blocks = settings.parallel * blocks
         properties = cpu_properties(settings.threads) if on_cpu else {}
         try:
-            self._chats: Any = openvino_genai.Tokenizer(settings.model_dir)
+            tokenizer = openvino_genai.Tokenizer(settings.model_dir)
             self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(
-                settings.model_dir, self._chats, scheduler, device, **properties
+                settings.model_dir, tokenizer, scheduler, device, **properties
             )
-            self._tokenizer = ArtifactTokenizer(settings.model_dir)
-        except Exception as error:  # of `tokenizers`, it is a bare one
+        except Exception as error:
             # Before the reason are the places in OpenVINO's source that it came through.
             reason = re.split(r":\d+:\s+", str(error))[-1].strip()
             raise ModelRefusedError(f"OpenVINO GenAI cannot load the model on {device}: {reason[:300]}") from None
-        self.vocabulary = self._tokenizer.vocabulary
         defaults = self._pipeline.get_config()
-        self._stops: set[int] = {*defaults.stop_token_ids, self._chats.get_eos_token_id()} - {-1}
+        self._stops: set[int] = {*defaults.stop_token_ids, tokenizer.get_eos_token_id()} - {-1}
         self._running: dict[int, _Running] = {}
+        self._settings = settings
+
+    @cached_property
+    def _texts(self) -> ArtifactTexts:
+        """Loaded where they are wanted: in the front's process, not in the one that the front has this engine in."""
+        return ArtifactTexts(self._settings)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return self._texts.vocabulary
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation in the words of the model's chat template."""
-        if not self._chats.chat_template:
-            raise NoChatTemplateError("the model has no chat template: use /v1/completions")
-        prompt: str = self._chats.apply_chat_template([dict(message) for message in messages], True)
-        return prompt
+        return self._texts.chat_prompt(messages)
 
     def encode(self, text: str, special: bool) -> list[int]:
         """Token ids."""
-        return self._tokenizer.encode(text, special)
+        return self._texts.encode(text, special)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids."""
-        return self._tokenizer.decode(ids)
+        return self._texts.decode(ids)
 
     def add(self, request: int, prompt: Sequence[int], sampling: Sampling) -> None:
         """Takes in a request."""
@@ -138,7 +146,7 @@ class OpenVinoGenAiEngine:
     def close(self) -> None:
         """Gives back what it holds."""
         self._running.clear()
-        self._pipeline = self._chats = None
+        self._pipeline = None
 
 
 def cpu_properties(threads: int) -> dict[str, Any]:
