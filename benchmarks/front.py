@@ -219,13 +219,13 @@ def endure(engine: str, packages: Packages, requests: int, report: Report) -> No
     """Memory: many clients at once, with answers of all kinds."""
     folder = artifact(engine, packages, TINY)
     with front(engine, packages, folder) as (port, process), ThreadPoolExecutor(CLIENTS) as pool:
-        clients = [Client(port) for _ in range(CLIENTS)]
         errors: list[str] = []
 
         def some(number: int) -> None:
+            client = Client(port)  # a connection that waits for the slowest client would be closed meanwhile
             for turn in range(number, 1000, CLIENTS):
                 try:
-                    clients[number].complete(
+                    client.complete(
                         stream=turn % 2 == 0,
                         prompt="Tom said to the old lady " * (1 + turn % 5),
                         max_tokens=1 + turn % 8,

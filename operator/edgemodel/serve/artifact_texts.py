@@ -8,6 +8,7 @@ decode. `tokenizers` reads `tokenizer.json` (https://huggingface.co/docs/tokeniz
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,39 @@ from edgemodel.serve.engine import EngineSettings, ModelRefusedError, NoChatTemp
 
 
 class ArtifactTexts:
-    """The texts of the model in a folder."""
+    """The texts of the model in a folder. They are read at once, or when they are wanted if that may wait."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(settings.model_dir / "tokenizer.json"))
-            self._template = _ChatTemplate(settings.model_dir)
-        except Exception as error:  # of `tokenizers`, it is a bare one
-            raise ModelRefusedError(f"the tokenizer cannot be loaded ({error}): make the artifact anew") from None
-        self.vocabulary: int = self._tokenizer.get_vocab_size()
+    def __init__(self, settings: EngineSettings, may_wait: bool = False) -> None:
+        self._folder = settings.model_dir
+        if not may_wait:
+            self.encode("", special=False)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are: every id is below."""
+        size: int = self._files[0].get_vocab_size()
+        return size
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation in the words of the model's chat template."""
-        return self._template.render(messages)
+        return self._files[1].render(messages)
 
     def encode(self, text: str, special: bool) -> list[int]:
         """Token ids; with those that the tokenizer adds to a bare text if `special`."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
+        ids: list[int] = self._files[0].encode(text, add_special_tokens=special).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        text: str = self._files[0].decode(list(ids), skip_special_tokens=True)
         return text
+
+    @cached_property
+    def _files(self) -> tuple[Tokenizer, "_ChatTemplate"]:
+        try:
+            return Tokenizer.from_file(str(self._folder / "tokenizer.json")), _ChatTemplate(self._folder)
+        except Exception as error:  # of `tokenizers`, it is a bare one
+            raise ModelRefusedError(f"the tokenizer cannot be loaded ({error}): make the artifact anew") from None
 
 
 class _ChatTemplate:

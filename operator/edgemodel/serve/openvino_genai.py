@@ -6,9 +6,8 @@ millisecond for each token, and with threads of its own.
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,12 +61,13 @@ class _Running:
         return tokens, finish
 
 
-class OpenVinoGenAiEngine:
-    """A text engine."""
+class OpenVinoGenAiEngine(ArtifactTexts):
+    """A text engine. In the process that the front has it in, nobody asks for texts, and none are loaded."""
 
     texts = ArtifactTexts
 
     def __init__(self, settings: EngineSettings) -> None:
+        super().__init__(settings, may_wait=True)
         device = settings.device or "CPU"
         on_cpu = device.startswith("CPU")
         blocks = -(-settings.context_length // (_CPU_BLOCK if on_cpu else _OTHER_BLOCK))
@@ -87,29 +87,6 @@ class OpenVinoGenAiEngine:
         defaults = self._pipeline.get_config()
         self._stops: set[int] = {*defaults.stop_token_ids, tokenizer.get_eos_token_id()} - {-1}
         self._running: dict[int, _Running] = {}
-        self._settings = settings
-
-    @cached_property
-    def _texts(self) -> ArtifactTexts:
-        """Loaded where they are wanted: in the front's process, not in the one that the front has this engine in."""
-        return ArtifactTexts(self._settings)
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens there are."""
-        return self._texts.vocabulary
-
-    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A conversation in the words of the model's chat template."""
-        return self._texts.chat_prompt(messages)
-
-    def encode(self, text: str, special: bool) -> list[int]:
-        """Token ids."""
-        return self._texts.encode(text, special)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids."""
-        return self._texts.decode(ids)
 
     def add(self, request: int, prompt: Sequence[int], sampling: Sampling) -> None:
         """Takes in a request."""
