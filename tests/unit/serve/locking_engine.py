@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from edgemodel.serve.engine import EngineSettings, ModelRefusedError, Output, Sampling, Token
 
 _STEP_MICROSECONDS = 20_000
-# Called through `PyDLL`, it keeps the lock.
-_sleep = ctypes.PyDLL(None).usleep
+# Called through `PyDLL`, they keep the lock.
+_libc = ctypes.PyDLL(None)
 
 
 class LockingTexts:
@@ -35,21 +35,27 @@ class LockingEngine(LockingTexts):
 
     ends_at = 666
     """The token over which the process ends."""
+    waits_at = 777
+    """The token at which it waits for somebody to write to a fifo in the model's folder."""
+    fifo = "fifo"
 
     def __init__(self, settings: EngineSettings) -> None:
         if settings.context_length > 64:
             raise ModelRefusedError(f"too long: {settings.context_length}")
         self._requests: dict[int, tuple[int, int]] = {}
+        self._folder = settings.model_dir
 
     def add(self, request: int, prompt: Sequence[int], sampling: Sampling) -> None:
         self._requests[request] = prompt[-1], sampling.max_tokens
 
     def step(self) -> list[Output]:
-        _sleep(_STEP_MICROSECONDS)
+        _libc.usleep(_STEP_MICROSECONDS)
         outputs = []
         for request, (last, left) in self._requests.items():
             if last == self.ends_at:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if last == self.waits_at:
+                _libc.open(bytes(self._folder / self.fifo), os.O_RDONLY)
             self._requests[request] = last + 1, left - 1
             outputs.append(Output(request, (Token(last + 1),), None if left > 1 else "length"))
         for output in outputs:
