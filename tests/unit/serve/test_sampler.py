@@ -14,8 +14,8 @@ LOGITS = np.log(np.array(PROBABILITIES, np.float32)) + 3
 DRAWS = 4000
 
 
-def _shares(**sampling: float) -> dict[int, float]:
-    sampler = Sampler(Sampling(max_tokens=1, seed=1, **sampling))  # type: ignore[arg-type]
+def _shares(temperature: float, top_p: float) -> dict[int, float]:
+    sampler = Sampler(Sampling(max_tokens=1, seed=1, temperature=temperature, top_p=top_p))
     drawn = Counter(sampler.draw(LOGITS).id for _ in range(DRAWS))
     return {token: count / DRAWS for token, count in drawn.items()}
 
@@ -37,7 +37,7 @@ def test_a_share_of_the_most_likely(top_p: float, kept: list[int], temperature: 
         count = next(n for n in range(1, 7) if n == 6 or sum(chances[order[:n]]) >= top_p)
         kept = order[:count]
     expected = {token: chances[token] / sum(chances[kept]) for token in kept}
-    found = _shares(temperature=temperature, top_p=top_p)
+    found = _shares(temperature, top_p)
     assert found.keys() <= expected.keys()
     for token, share in expected.items():
         assert found.get(token, 0) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / DRAWS) + 1e-9)
