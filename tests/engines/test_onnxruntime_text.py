@@ -305,10 +305,16 @@ say([ids for ids, _ in answer(engine, *requests)])
         assert batched == turned
 
 
-def test_what_cannot_be_batched_is_for_onnxruntime_genai(onnx: Packages, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unlike", ["a cache that grows", "an input that is not named"])
+def test_what_cannot_be_batched_is_for_onnxruntime_genai(
+    onnx: Packages, folder: Path, tmp_path: Path, unlike: str
+) -> None:
     changed = shutil.copytree(folder, tmp_path / "model")
     config = json.loads((changed / "genai_config.json").read_text())
-    config["search"]["past_present_share_buffer"] = False
+    if unlike == "a cache that grows":
+        config["search"]["past_present_share_buffer"] = False
+    else:
+        del config["model"]["decoder"]["inputs"]["attention_mask"]  # onnxruntime-genai knows what it is called
     (changed / "genai_config.json").write_text(json.dumps(config))
     code = f"""
 engines = [load(each) for each in (folder, {str(changed)!r})]

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgemodel.serve.engine import EngineSettings, Finish, ModelRefusedError, Output, Sampling, Token
+from edgemodel.serve.engine import EngineSettings, ModelRefusedError, Output, Sampling
 from edgemodel.serve.genai_layout import PROMPT_TOKENS, GenAiLayout
 from edgemodel.serve.sampler import Sampler
 
@@ -43,13 +43,10 @@ class _Request:
         """The next token."""
         token = self._sampler.draw(logits)
         if token.id in ends:
-            return self._output((), "stop")
+            return Output(self.number, (), "stop")
         self.last = token.id
         self._left -= 1
-        return self._output((token,), None if self._left else "length")
-
-    def _output(self, tokens: tuple[Token, ...], finish: Finish | None) -> Output:
-        return Output(self.number, tokens, finish)
+        return Output(self.number, (token,), None if self._left else "length")
 
 
 class OnnxRuntimeBatchEngine(GenAiLayout):
@@ -61,6 +58,8 @@ class OnnxRuntimeBatchEngine(GenAiLayout):
             self._graph = _Graph(self, settings)
         except (CannotBatchError, ModelRefusedError):
             raise
+        except KeyError:  # a configuration that leaves to onnxruntime-genai what it knows by itself
+            raise CannotBatchError from None
         except Exception as error:
             raise ModelRefusedError(f"ONNX Runtime cannot load the model ({error}): make the artifact anew") from None
         self._answering: list[_Request] = []
@@ -131,6 +130,8 @@ class _Graph:
     """The model and its cache, which has a row for each request."""
 
     def __init__(self, layout: GenAiLayout, settings: EngineSettings) -> None:
+        if not layout.search["past_present_share_buffer"]:
+            raise CannotBatchError
         decoder = layout.model["decoder"]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = settings.threads
@@ -148,7 +149,7 @@ class _Graph:
             **dict.fromkeys((self._ids, self._mask), _INT),
             **dict.fromkeys((self._logits, *past, *present), _FLOAT),
         }
-        if types != known or not layout.search.get("past_present_share_buffer"):
+        if types != known:
             raise CannotBatchError
         shape = settings.parallel, decoder["num_key_value_heads"], settings.context_length, decoder["head_size"]
         # What was never written to takes no memory.
