@@ -33,7 +33,9 @@ class Request:
 class Status:
     """An answer of the proxy's own; the server does not see the request."""
 
-    code: int
+    status: int
+    code: str = "InternalError"
+    """What S3's error document calls it."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ def run_proxy(upstream: str) -> Iterator[Proxy]:
             url = urlsplit(self.path)
             query = parse_qs(url.query, keep_blank_values=True)
             match proxy.see(Request(self.command, url.path, query, self.headers.get("Range", ""))):
-                case Status(code):
-                    self._send(code, [("Content-Length", "0")], b"")
+                case Status(status, code):
+                    self._send(status, [], f"<Error><Code>{code}</Code></Error>".encode())
                 case Lost(reaches_server):
                     if reaches_server:
                         self._ask(body)

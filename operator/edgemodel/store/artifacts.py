@@ -195,8 +195,8 @@ class ArtifactStore:
     def _upload(self, file: File, source: Path, counter: Counter) -> None:
         blob = _blob(file.sha256)
         for _ in range(_ATTEMPTS):
-            # Another publisher that has completed this blob drops our upload of it. Some stores have no better word for
-            # that than 500.
+            # Another publisher that has completed this blob, or a removal of it, drops our upload. Some stores have no
+            # better word for that than 500.
             failure: StoreError | None = None
             try:
                 self._bucket.upload(blob, source, file, counter.add)

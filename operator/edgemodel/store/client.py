@@ -397,7 +397,7 @@ def answered(status: int, code: str, what: str) -> StoreError:
         return CorruptError(f"{said}: the bytes changed on their way, or the file changed since it was described")
     if status in {401, 403} or code in _DENIED:
         return DeniedError(f"{said}: check the store's credentials and what they may do")
-    if status == 404:
+    if status == 404 or code == "InvalidPart":  # the part of an upload that was dropped meanwhile
         return NotFoundError(said)
     if status == 412:
         return ConflictError(said)

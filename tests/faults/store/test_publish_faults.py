@@ -206,10 +206,15 @@ def test_two_processes_publish_the_same_key(s3: S3, model: Path, tmp_path: Path,
     assert s3.keys() == {f"artifacts/{KEY}/manifest.json", *blobs}
 
 
+@pytest.mark.parametrize(
+    ("answer", "tries"),
+    [(Status(500), 4), (Status(400, "InvalidPart"), 1), (Status(404, "NoSuchUpload"), 1)],
+    ids=["500", "InvalidPart", "NoSuchUpload"],
+)
 def test_upload_that_fails_because_another_completed_the_blob_does_not_matter(
-    s3: S3, proxy: Proxy, model: Path
+    s3: S3, proxy: Proxy, model: Path, answer: Status, tries: int
 ) -> None:
-    """The other drops the uploads that it is not of; a store may say 500 of them from then on."""
+    """The other drops the uploads that it is not of; stores have several words for them from then on."""
     direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
     manifest = manifest_of(model, KEY)
     asked: list[Request] = []
@@ -220,11 +225,11 @@ def test_upload_that_fails_because_another_completed_the_blob_does_not_matter(
         if not asked:
             direct.publish(manifest, model)
         asked.append(request)
-        return Status(500)
+        return answer
 
     proxy.judge = judge
     assert store.publish(manifest, model) == manifest.digest()
-    assert len(asked) == 4  # each try
+    assert len(asked) == tries
     assert direct.is_whole(manifest)
     assert s3.uploads() == []
 
