@@ -8,14 +8,17 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-KEEP_ALIVE_SECONDS = 5
-"""How long a client may keep an idle connection."""
+_KEEP_ALIVE_SECONDS = 75
+"""How long a client may keep an idle connection: longer than clients and proxies do, most of which give up at 60 s or
+before. Were ours the shorter time, one would now and then send a request just when the connection is closed."""
+_LEAVE_SECONDS = 6
+"""How long clients have for one more request, whose answer tells them to leave."""
 
 
 class GracefulServer(uvicorn.Server):
     """On SIGTERM it goes on answering, and asks its clients to leave: each answer closes its connection.
 
-    It stops when the connections are gone or have had their time: by then a new request can come from nobody, and what
+    It stops when the connections are gone or have had their time, by when the Service sends nobody here any more; what
     is being answered uvicorn waits for. Closed at once, a connection might carry a request that nobody has read.
     """
 
@@ -27,7 +30,7 @@ class GracefulServer(uvicorn.Server):
                 port=port,
                 log_level="warning",
                 access_log=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=drain_seconds,
             )
         )
@@ -38,7 +41,7 @@ class GracefulServer(uvicorn.Server):
         if sig != signal.SIGTERM or self._leave_by is not None:
             super().handle_exit(sig, frame)
             return
-        self._leave_by = time.monotonic() + KEEP_ALIVE_SECONDS + 1
+        self._leave_by = time.monotonic() + _LEAVE_SECONDS
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to stop now."""

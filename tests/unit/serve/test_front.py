@@ -5,6 +5,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import openai
@@ -247,6 +248,21 @@ def test_clients_that_keep_their_connections_are_asked_to_leave() -> None:
         idle.request("GET", "/health")
         assert idle.getresponse().getheader("Connection") == "close"
         running.wait(lambda: running.engine.closed)
+
+
+def test_a_connection_outlives_the_pauses_of_clients_and_proxies() -> None:
+    """Who closes first at the end of a pause must be the client: what it sends to a closed connection is lost."""
+    with (
+        serving(StandIn(text="a")) as running,
+        closing(http.client.HTTPConnection("127.0.0.1", running.port)) as connection,
+    ):
+        connection.connect()
+        kept = connection.sock
+        for pause in (5.5, 0):
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+            time.sleep(pause)
+        assert connection.sock is kept
 
 
 def test_an_engine_that_fails_ends_its_requests_and_the_server() -> None:
