@@ -436,8 +436,10 @@ def workload(
     selector = {MODEL_LABEL: model.metadata.name, VARIANT_LABEL: variant.name, ROLE_LABEL: "serve"}
     labels = _labels("serve", model=model.metadata.name, variant=variant.name, runtime=choice.runtime.metadata.name)
     labels[HARDWARE_LABEL] = choice.hardware
-    # The old pods serve until the new ones answer.
-    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    # The old pods serve until the new ones answer. But a device is held until its pod has ended: where no other is
+    # free, a new pod beside the old one would wait for it for ever.
+    surge = 0 if choice.on_hardware.devices else 1
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1 - surge, "maxSurge": surge}}
     spec: Manifest = {
         "selector": {"matchLabels": selector},
         "template": {
