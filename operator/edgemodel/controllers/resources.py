@@ -103,10 +103,14 @@ _WORKLOAD_STATUS = frozenset(
 )
 
 
+_WORKLOAD_TROUBLE = {("ReplicaFailure", "True"), ("Progressing", "False")}
+
+
 def _workload(obj: Object) -> Object:
     status = obj.get("status", {})
     kept = {name: value for name, value in status.items() if name in _WORKLOAD_STATUS}
-    kept["conditions"] = [each for each in status.get("conditions", ()) if each["type"] == "ReplicaFailure"]
+    conditions = status.get("conditions", ())
+    kept["conditions"] = [each for each in conditions if (each["type"], each["status"]) in _WORKLOAD_TROUBLE]
     return obj | {"status": kept}
 
 

@@ -57,6 +57,10 @@ def next_attempt(last: JobStatus, problem: Problem) -> JobStatus | Problem:
     """The next try, or why there is none."""
     if problem.policy == "stalling":
         return problem
+    if problem.reason == "DeadlineExceeded":
+        return Problem.stalling(
+            problem.reason, f"{problem.message}: its log says where it hung. To try again, delete the ModelArtifact"
+        )
     if problem.reason == "OutOfMemory":
         if last.memory_attempt >= MAX_MEMORY_ATTEMPTS:
             return Problem.stalling(

@@ -11,7 +11,7 @@ from edgemodel.core.conditions import conditions, find, is_ready, stalled
 from edgemodel.core.objects import ARTIFACT_LABEL, endpoint
 from edgemodel.core.plan import Choice, Decision, Undecided
 from edgemodel.core.problem import Problem, pod_problem
-from edgemodel.core.rollout import artifact_of, is_rolled_out, pods_refused, replicas_of
+from edgemodel.core.rollout import artifact_of, given_up, is_rolled_out, pods_refused, replicas_of
 
 _TEXT_LIMIT = 1024
 
@@ -78,10 +78,7 @@ def artifact_problem(artifact: ModelArtifact | None) -> Problem | None:
     )
 
 
-def _rollout_problem(scope: VariantScope) -> Problem | None:
-    workload = scope.workload
-    if workload is not None and artifact_of(workload) == scope.key and is_rolled_out(workload):
-        return None
+def _pods_problem(scope: VariantScope) -> Problem | None:
     pods = [
         pod
         for pod in scope.pods
@@ -89,17 +86,30 @@ def _rollout_problem(scope: VariantScope) -> Problem | None:
         and "deletionTimestamp" not in pod["metadata"]
     ]
     # One that failed for good (evicted, for example) stays as a record; what counts is the one in its place.
-    for pod in [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"] or pods:
-        problem = pod_problem(pod)
-        if problem:
-            return problem
+    relevant = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"] or pods
+    return next(filter(None, map(pod_problem, relevant)), None)
+
+
+def _rollout_problem(scope: VariantScope) -> Problem | None:
+    workload = scope.workload
+    problem = _pods_problem(scope)
     if workload is None:
-        return Problem.waiting("RollingOut", "pods are asked for")
+        return problem or Problem.waiting("RollingOut", "pods are asked for")
+    is_latest = artifact_of(workload) == scope.key
+    if is_latest and is_rolled_out(workload):
+        return None
     refused = pods_refused(workload)
-    if refused:
-        return Problem.waiting("PodsRefused", f"the cluster refuses its pods: {refused}")
+    if problem is None and refused:
+        problem = Problem.waiting("PodsRefused", f"the cluster refuses its pods: {refused}")
     replicas = replicas_of(workload)
-    return Problem.waiting("RollingOut", f"{replicas.ready} of {replicas.desired} pods are ready")
+    count = f"{replicas.ready} of {replicas.desired} pods are ready"
+    if is_latest and given_up(workload):
+        waited = f"no pod more has become ready in {workload['spec']['progressDeadlineSeconds']} s"
+        if problem is None:
+            return Problem.stalling("NotAnswering", f"{count}, and {waited}: the logs of the others say why")
+        if problem.policy == "retrying":  # for room or a quota the cluster is waited for, however long that takes
+            return Problem.stalling(problem.reason, f"{problem.message}; {waited}")
+    return problem or Problem.waiting("RollingOut", count)
 
 
 def variant_problem(scope: ModelScope, variant: VariantScope) -> Problem | None:

@@ -189,6 +189,8 @@ def _tmp() -> _Part:
     return _scratch("tmp", "/tmp", 256 * 1024 * 1024)  # noqa: S108 - the pod's own volume
 
 
+_JOB_SECONDS = 24 * 60 * 60
+"""How long the pod of a quantization Job may run. None takes a day; one that hangs would be waited for for ever."""
 _SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
 """For containers that only read headers or move bytes."""
 
@@ -293,6 +295,7 @@ def quantization_job(
                 "spec": _pod(
                     settings,
                     restartPolicy="Never",
+                    activeDeadlineSeconds=_JOB_SECONDS,
                     terminationGracePeriodSeconds=15,
                     nodeSelector={"kubernetes.io/os": "linux"}
                     | ({"kubernetes.io/arch": pipeline.architecture} if pipeline.architecture else {}),

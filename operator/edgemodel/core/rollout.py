@@ -37,11 +37,23 @@ def pods_refused(workload: Mapping[str, Any]) -> str:
     return ""
 
 
+def given_up(workload: Mapping[str, Any]) -> bool:
+    """Whether a Deployment has come no further for `progressDeadlineSeconds`. A DaemonSet has no such time."""
+    return _is_observed(workload) and any(
+        (condition["type"], condition["status"]) == ("Progressing", "False")
+        for condition in workload["status"].get("conditions", ())
+    )
+
+
+def _is_observed(workload: Mapping[str, Any]) -> bool:
+    observed: int = workload.get("status", {}).get("observedGeneration", -1)
+    return bool(observed >= workload["metadata"].get("generation", 0))
+
+
 def is_rolled_out(workload: Mapping[str, Any]) -> bool:
     """Whether every pod that there should be is of the latest revision and ready, and no other is left."""
-    status = workload.get("status", {})
-    if status.get("observedGeneration", -1) < workload["metadata"].get("generation", 0):
+    if not _is_observed(workload):
         return False
     replicas = replicas_of(workload)
-    total = status.get("currentNumberScheduled" if workload["kind"] == "DaemonSet" else "replicas", 0)
+    total = workload["status"].get("currentNumberScheduled" if workload["kind"] == "DaemonSet" else "replicas", 0)
     return bool(replicas.desired == replicas.updated == replicas.ready == total)

@@ -75,13 +75,16 @@ def test_model_that_wants_another_source_now_wakes_the_artifact_of_the_old_one()
     assert set(found.woken) == {M, A}
 
 
+PROGRESSING = {"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated", "message": "is progressing"}
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "obj", "change"),
     [
         ("a node's heartbeat", "Node", "n1", lambda obj: {"status": {"conditions": [{"lastHeartbeatTime": "now"}]}}),
         ("a node's free memory", "Node", "n1", lambda obj: {"status": {"allocatable": {"memory": "1Gi"}}}),
         ("a pod's address", "Pod", "serve", lambda obj: {"status": {"podIP": "10.0.0.1"}}),
-        ("a workload's conditions", "Deployment", "m-cpu", lambda obj: {"status": {"conditions": [{"type": "A"}]}}),
+        ("a rollout's news", "Deployment", "m-cpu", lambda obj: {"status": {"conditions": [PROGRESSING]}}),
         ("a write that changes nothing", "EdgeModel", "m", lambda obj: {}),
     ],
 )
@@ -97,6 +100,7 @@ def test_nobody_is_woken_by(name: str, kind: str, obj: str, change: Callable[[Ob
         ("a node's accelerator", "Node", "n1", {"status": {"allocatable": {"nvidia.com/gpu": "1"}}}),
         ("a pod's end", "Pod", "serve", {"status": {"phase": "Failed"}}),
         ("a rollout's progress", "Deployment", "m-cpu", {"status": {"readyReplicas": 1}}),
+        ("a rollout's end", "Deployment", "m-cpu", {"status": {"conditions": [PROGRESSING | {"status": "False"}]}}),
         ("a Job's end", "Job", "quantize", {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}),
     ],
 )

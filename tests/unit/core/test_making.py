@@ -65,6 +65,14 @@ def test_outcome_of_a_job_when(
     assert outcome(observed, pods) == expected, name
 
 
+def test_what_hung_for_as_long_as_it_may_is_not_tried_again() -> None:
+    problem = next_attempt(JobStatus(name="j"), Problem.retrying("DeadlineExceeded", "pod p: was active too long"))
+    assert isinstance(problem, Problem)
+    assert (problem.reason, problem.policy) == ("DeadlineExceeded", "stalling")
+    assert "pod p: was active too long" in problem.message
+    assert "delete the ModelArtifact" in problem.message
+
+
 def test_what_can_never_pass_is_not_tried_again() -> None:
     problem = Problem.stalling("SourceNotFound", "no such model")
     assert next_attempt(JobStatus(name="j"), problem) == problem

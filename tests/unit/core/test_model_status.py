@@ -48,6 +48,17 @@ def workload(ready: int = 1, desired: int = 1, key: str = KEY, kind: str = "Depl
     }
 
 
+def given_up(generation: int = 1, **fields: Any) -> dict[str, Any]:
+    """Its controller has seen no progress for the time that it has."""
+    found = workload(ready=0, **fields)
+    found["metadata"]["generation"] = generation
+    found["spec"]["progressDeadlineSeconds"] = 1200
+    found["status"]["conditions"] = [
+        {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "no progress"}
+    ]
+    return found
+
+
 def pod(key: str = KEY, **fields: Any) -> dict[str, Any]:
     crashed = {"exitCode": 1, "reason": "Error"}
     status = {"phase": "Running", "containerStatuses": [{"state": {"terminated": crashed}}]}
@@ -59,6 +70,9 @@ EVICTED = pod() | {
     "status": {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
 }
 COMING = pod() | {"status": {"phase": "Pending"}}
+HOMELESS = pod() | {
+    "status": {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]}
+}
 
 
 def gated(minimum: str | None, *variants: dict[str, Any]) -> EdgeModel:
@@ -129,6 +143,19 @@ def scope(
         ("a pod was evicted and none is in its place yet",
          scope(CPU, artifact=published(), served=workload(ready=0), pods=(EVICTED,)),
          "DiskFull", "Failed", "pod p was evicted: The node was low on resource: ephemeral-storage"),
+        ("a new pod fails, again and again",
+         scope(CPU, artifact=published(), served=given_up(), pods=(pod(),)), "ContainerFailed", "Failed",
+         "pod p: a container ended with exit code 1; no pod more has become ready in 1200 s"),
+        ("a new pod never becomes ready, and does not say why",
+         scope(CPU, artifact=published(), served=given_up(), pods=(COMING,)), "NotAnswering", "Failed",
+         "0 of 1 pods are ready, and no pod more has become ready in 1200 s: the logs of the others say why"),
+        ("a pod has waited for room for very long",
+         scope(CPU, artifact=published(), served=given_up(), pods=(HOMELESS,)), "Unschedulable", "InProgress",
+         "fits no node yet"),
+        ("the version before had been given up, and the new one has not been looked at yet",
+         scope(CPU, artifact=published(), served=given_up(generation=2)), "RollingOut", "InProgress", "0 of 1"),
+        ("the version before had been given up, and the new one is not asked for yet",
+         scope(CPU, artifact=published(), served=given_up(key="before")), "RollingOut", "InProgress", "0 of 1"),
         ("a pod failed and all is served again", scope(CPU, artifact=published(), served=workload(), pods=(pod(),)),
          "Serving", "Current", "every variant answers"),
         ("all pods answer", scope(CPU, artifact=published(), served=workload()), "Serving", "Current",
