@@ -1,7 +1,7 @@
 """The status of an EdgeModel, from what was observed: always computed whole, also after an error."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -78,6 +78,14 @@ def artifact_problem(artifact: ModelArtifact | None) -> Problem | None:
     )
 
 
+_WHERE_PODS_SERVE = {
+    "OutOfMemory": "raise resources.memory of the variant, or serving.memoryOverhead of its EdgeRuntime",
+    "ArtifactNotFound": "delete the ModelArtifact, and it is made again",
+    "ArtifactCorrupt": "delete the ModelArtifact, and it is made again",
+}
+"""What to do about what a Job or a resolver can meet as well, but must take otherwise."""
+
+
 def _pods_problem(scope: VariantScope) -> Problem | None:
     pods = [
         pod
@@ -87,7 +95,10 @@ def _pods_problem(scope: VariantScope) -> Problem | None:
     ]
     # One that failed for good (evicted, for example) stays as a record; what counts is the one in its place.
     relevant = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"] or pods
-    return next(filter(None, map(pod_problem, relevant)), None)
+    problem = next(filter(None, map(pod_problem, relevant)), None)
+    if problem is None or problem.reason not in _WHERE_PODS_SERVE:
+        return problem
+    return replace(problem, message=f"{problem.message}: {_WHERE_PODS_SERVE[problem.reason]}")
 
 
 def _rollout_problem(scope: VariantScope) -> Problem | None:

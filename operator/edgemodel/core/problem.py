@@ -49,6 +49,13 @@ _WAITING = {
     "RunContainerError": "ContainerConfig",
 }
 
+_TRANSIENT_PULL = re.compile(
+    r"timeout|timed out|deadline exceeded|connection (refused|reset)|unreachable|no such host|server misbehaving"
+    r"|\bEOF\b|too ?many ?requests|service unavailable|bad gateway|internal server error",
+    re.IGNORECASE,
+)
+"""What a kubelet says of a registry that may answer next time. Whatever else it says, somebody must act."""
+
 
 def _container_statuses(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     status = pod.get("status", {})
@@ -117,7 +124,10 @@ def pod_problem(pod: Mapping[str, Any]) -> Problem | None:
         waiting = container.get("state", {}).get("waiting", {})
         reason = _WAITING.get(waiting.get("reason", ""))
         if reason:
-            return Problem.stalling(reason, f"pod {name}: {waiting.get('message') or waiting['reason']}")
+            message = f"pod {name}: {waiting.get('message') or waiting['reason']}"
+            if reason == "ImageNotFound" and _TRANSIENT_PULL.search(message):
+                return Problem.retrying("ImagePullFailed", message)
+            return Problem.stalling(reason, message)
     for ended in _terminations(pod):
         if ended.get("reason") == "OOMKilled":
             return Problem.retrying("OutOfMemory", f"pod {name} was killed: it needed more memory than its limit")

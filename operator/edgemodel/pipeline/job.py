@@ -97,7 +97,7 @@ def fetch(request: JobRequest, environ: Mapping[str, str], folder: Path, reporte
     if found.resolved.digest != request.resolved.digest:
         raise SourceChangedError(
             f"{request.source.uri} now has the digest {found.resolved.digest}, not {request.resolved.digest}: "
-            "set another spec.source.revision, or restore the files"
+            "set another spec.source.revision or uri for the new files, or restore the old ones"
         )
     for file in found.files:
         reader.fetch(file, folder / file.path, step.add)

@@ -66,6 +66,11 @@ def pod(key: str = KEY, **fields: Any) -> dict[str, Any]:
     return {"metadata": metadata, "status": status}
 
 
+def ended(code: int, **fields: str) -> dict[str, Any]:
+    return pod() | {"status": {"containerStatuses": [{"state": {"terminated": {"exitCode": code} | fields}}]}}
+
+
+LOST_ARTIFACT = '{"reason": "ArtifactNotFound", "message": "no artifact k", "retry": false}'
 EVICTED = pod() | {
     "status": {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
 }
@@ -146,6 +151,12 @@ def scope(
         ("a new pod fails, again and again",
          scope(CPU, artifact=published(), served=given_up(), pods=(pod(),)), "ContainerFailed", "Failed",
          "pod p: a container ended with exit code 1; no pod more has become ready in 1200 s"),
+        ("a new pod needs more memory than it may have",
+         scope(CPU, artifact=published(), served=workload(ready=0), pods=(ended(137, reason="OOMKilled"),)),
+         "OutOfMemory", "InProgress", "more memory than its limit: raise resources.memory of the variant"),
+        ("the store has lost the artifact",
+         scope(CPU, artifact=published(), served=workload(ready=0), pods=(ended(1, message=LOST_ARTIFACT),)),
+         "ArtifactNotFound", "Failed", "no artifact k: delete the ModelArtifact"),
         ("a new pod never becomes ready, and does not say why",
          scope(CPU, artifact=published(), served=given_up(), pods=(COMING,)), "NotAnswering", "Failed",
          "0 of 1 pods are ready, and no pod more has become ready in 1200 s: the logs of the others say why"),

@@ -46,6 +46,7 @@ def said(**fields: Any) -> str:
     return json.dumps({"reason": "SourceNotFound", "message": "no such model", "retry": False} | fields)
 
 
+PULL = 'failed to pull and unpack image "r.example/x:1": failed to resolve reference "r.example/x:1": '
 CRASHING = waiting("CrashLoopBackOff", "back-off 10s restarting failed container", ended(1))
 
 
@@ -60,6 +61,20 @@ CRASHING = waiting("CrashLoopBackOff", "back-off 10s restarting failed container
          "ImageNotFound", "stalling", 'Back-off pulling image "x"'),
         ("image cannot be pulled just now", pod(waiting("ErrImagePull", "401 Unauthorized")),
          "ImageNotFound", "stalling", "401 Unauthorized"),
+        ("registry does not answer", pod(waiting("ErrImagePull", PULL + "dial tcp 10.0.0.9:443: connect: connection "
+                                                 "refused")), "ImagePullFailed", "retrying", "connection refused"),
+        ("registry is slow", pod(waiting("ImagePullBackOff", f'Back-off pulling image "x": ErrImagePull: {PULL}'
+                                         "net/http: TLS handshake timeout")), "ImagePullFailed", "retrying", "timeout"),
+        ("registry has had enough", pod(waiting("ErrImagePull", PULL + "429 Too Many Requests - toomanyrequests")),
+         "ImagePullFailed", "retrying", "429"),
+        ("registry is broken", pod(waiting("ErrImagePull", PULL + "unexpected status: 503 Service Unavailable")),
+         "ImagePullFailed", "retrying", "503"),
+        ("registry does not have it", pod(waiting("ErrImagePull", PULL + "r.example/x:1.5.429: not found")),
+         "ImageNotFound", "stalling", "not found"),
+        ("registry does not tell strangers",
+         pod(waiting("ErrImagePull", PULL + "pull access denied, repository does not exist or may require "
+                     "authorization")),
+         "ImageNotFound", "stalling", "access denied"),
         ("image name is wrong", pod(waiting("InvalidImageName")), "ImageNotFound", "stalling", "InvalidImageName"),
         ("image may not be pulled", pod(waiting("ErrImageNeverPull")), "ImageNotFound", "stalling", "NeverPull"),
         ("container cannot be configured",
