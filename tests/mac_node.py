@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,16 @@ class Agent:
         assert self._process
         self._process.send_signal(number)
         return self._process.wait(20)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It does nothing and hears nothing, but is there."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     @property
     def running(self) -> bool:

@@ -49,6 +49,8 @@ _WAITING = {
     "RunContainerError": "ContainerConfig",
 }
 
+_BACK_OFF = re.compile(r'^Back-off pulling image ".*?": ErrImagePull: ')
+"""What a kubelet puts before its last failure while it waits: without it, its going to and fro is no news."""
 _TRANSIENT_PULL = re.compile(
     r"timeout|timed out|deadline exceeded|connection (refused|reset)|unreachable|no such host|server misbehaving"
     r"|\bEOF\b|too ?many ?requests|service unavailable|bad gateway|internal server error",
@@ -124,7 +126,7 @@ def pod_problem(pod: Mapping[str, Any]) -> Problem | None:
         waiting = container.get("state", {}).get("waiting", {})
         reason = _WAITING.get(waiting.get("reason", ""))
         if reason:
-            message = f"pod {name}: {waiting.get('message') or waiting['reason']}"
+            message = f"pod {name}: {_BACK_OFF.sub('', waiting.get('message', '')) or waiting['reason']}"
             if reason == "ImageNotFound" and _TRANSIENT_PULL.search(message):
                 return Problem.retrying("ImagePullFailed", message)
             return Problem.stalling(reason, message)

@@ -94,6 +94,8 @@ class Pod:
         self._plan: Plan | None = None
         self._health: Health | None = None
         self._status: Object = pod.get("status", {})
+        self._version = int(pod["metadata"]["resourceVersion"])
+        """Of the pod when that was its status."""
         self._waiting = ("PodInitializing", "")
         self._again_at = 0.0
         self._tries = 0
@@ -108,6 +110,9 @@ class Pod:
     def changed(self, pod: Object) -> None:
         """The API server has this of it now."""
         self.object = pod
+        if int(pod["metadata"]["resourceVersion"]) > self._version:
+            # Another wrote after us: where our Lease had ended, for example, that none of our pods is ready.
+            self._status = pod.get("status", {})
         self._wake.set()
 
     def gone(self) -> None:
@@ -467,11 +472,11 @@ class Pod:
         metadata = {"namespace": self._record.namespace, "name": self._record.name, "uid": self._record.uid}
         told = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": wanted}
         try:
-            await self._around.client.apply_status(told)
+            written = await self._around.client.apply_status(told)
         except (NotFound, Conflict):  # it is no more, or another has its name
             self.gone()
             return
-        self._status = wanted
+        self._status, self._version = wanted, int(written["metadata"]["resourceVersion"])
 
     async def _say(self, reason: str, message: str, kind: Literal["Normal", "Warning"] = "Normal") -> None:
         await self._around.events.emit(self.object, reason, message, kind=kind, action="Run")

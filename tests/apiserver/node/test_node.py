@@ -494,6 +494,13 @@ def test_node_without_an_agent_is_not_ready_and_its_pods_neither(cluster: Cluste
     assert ask(served)["pid"] == pid
 
 
+def test_pods_of_an_agent_that_was_not_heard_are_ready_again(cluster: Cluster, served: Json) -> None:
+    """The control plane has written into their status; the agent, which has not, must see that."""
+    with cluster.agent.stopped():
+        cluster.wait("not ready", lambda: not is_ready(now_of(cluster, served)), GRACE + 40)
+    cluster.wait("ready again", lambda: cluster.node_is("True") and is_ready(now_of(cluster, served)))
+
+
 def test_certificate_that_is_about_to_end_is_renewed(cluster: Cluster, served: Json) -> None:
     path = cluster.agent.folder / "client.pem"
     cluster.agent.end()

@@ -191,3 +191,9 @@ def test_policies_have_a_maker_each() -> None:
     assert Problem.waiting("R", "m") == Problem("R", "m", "waiting")
     assert Problem.retrying("R", "m") == Problem("R", "m", "retrying")
     assert Problem.stalling("R", "m") == Problem("R", "m", "stalling")
+
+
+def test_the_same_is_said_of_an_image_while_it_is_pulled_and_while_its_kubelet_waits() -> None:
+    tried = pod_problem(pod(waiting("ErrImagePull", PULL + "not found")))
+    waits = pod_problem(pod(waiting("ImagePullBackOff", f'Back-off pulling image "x": ErrImagePull: {PULL}not found')))
+    assert tried == waits
