@@ -31,6 +31,7 @@ class LlamaCppEmbedder:
             n_ubatch=size,
             n_threads=settings.threads,
             n_threads_batch=settings.threads,
+            use_mmap=False,
             verbose=False,
         )
         if self._model.pooling_type() == _NO_POOLING:

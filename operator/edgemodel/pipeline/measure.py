@@ -164,6 +164,7 @@ def _embedding(name: str, path: Path, threads: int) -> Measurement:
 def _llama_bench(path: Path, threads: int) -> Measurement:
     command: list[str | Path] = [llamacpp_home() / "bin" / "llama-bench", "-m", path, "-t", str(threads)]
     command += ["-p", "0", "-n", str(_TOKENS), "-r", "2", "-o", "json"]
+    command += ["--load-mode", "none"]  # as it is served
     said, memory = run_and_weigh(command)
     return Measurement(float(json.loads(said)[0]["avg_ts"]), memory)
 
