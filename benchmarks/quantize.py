@@ -3,18 +3,22 @@
     python -m benchmarks.quantize [--model FILE] [--scheme Q4_K_M] [--threads 2] [--rounds 5] [--layers 8]
 
 Both are whole processes, Python's start included, and take turns on the same file in one run. The figures are medians.
+The exit code is 1 if the pipeline takes more than the bound of the other's time.
 Without a model, one of random F16 weights is made: 100 MB for each layer, shaped like Llama's.
 """
 
 import argparse
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from tests.llamacpp import LlamaCpp, find
 
+BOUND = 1.05
+"""Of the other's time."""
 MAKE = """
 import sys
 import gguf
@@ -62,7 +66,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = options.model.resolve() if options.model else make(llamacpp, folder / "model.gguf", options.layers)
-        compare(llamacpp, folder, model, options.scheme, options.threads, options.rounds)
+        ratio = compare(llamacpp, folder, model, options.scheme, options.threads, options.rounds)
+    sys.exit(0 if ratio <= BOUND else 1)
 
 
 def make(llamacpp: LlamaCpp, path: Path, layers: int) -> Path:
@@ -73,8 +78,8 @@ def make(llamacpp: LlamaCpp, path: Path, layers: int) -> Path:
     return path
 
 
-def compare(llamacpp: LlamaCpp, folder: Path, model: Path, scheme: str, threads: str, rounds: int) -> None:
-    """Times both in turn and holds their files against each other."""
+def compare(llamacpp: LlamaCpp, folder: Path, model: Path, scheme: str, threads: str, rounds: int) -> float:
+    """Times both in turn and holds their files against each other. Returns our time, of the other's."""
     module = (llamacpp.python, "-m", "edgemodel.pipeline.llamacpp_quantize")
     contenders = {
         "edgemodel": (*module, model, folder / "edgemodel", scheme, threads),
@@ -96,7 +101,8 @@ def compare(llamacpp: LlamaCpp, folder: Path, model: Path, scheme: str, threads:
     for name, taken in seconds.items():
         print(f"{name:16} median {statistics.median(taken):7.2f} s   {min(taken):.2f} to {max(taken):.2f}")
     ours, theirs = (statistics.median(taken) for taken in seconds.values())
-    print(f"ratio            {ours / theirs:.3f}")
+    print(f"ratio            {ours / theirs:.3f}   {'PASS' if ours <= BOUND * theirs else 'FAIL'} (at most {BOUND})")
+    return ours / theirs
 
 
 if __name__ == "__main__":

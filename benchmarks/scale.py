@@ -483,7 +483,8 @@ async def measure(kubeconfig: Path, env: Mapping[str, str], log: Path, options: 
         await quiet(api, 2.0)
         done = Done(api, SCALE, options.count)
         started = time.monotonic()
-        with start(environment(kubeconfig, env, EDGEMODEL_PORT=str(free_port())), log) as operator:
+        leads = {"EDGEMODEL_LEASE": "edgemodel-operator", "EDGEMODEL_NAMESPACE": "default"}  # as the chart has it
+        with start(environment(kubeconfig, env, EDGEMODEL_PORT=str(free_port()), **leads), log) as operator:
             figures, rate = await cold_start(api, operator, done, options.count, started)
             say(f"all rolled out; {options.idle:.0f} s of nothing")
             figures += await idle(api, operator, options.idle)
