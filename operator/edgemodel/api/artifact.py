@@ -23,7 +23,6 @@ from edgemodel.api.base import (
     Sha256,
     ShortText,
     Task,
-    Text,
     keyed,
     rules,
 )
@@ -271,8 +270,6 @@ class ModelArtifactStatus(ApiModel):
     """The quality report."""
     performance: PerformanceReport | None = None
     """How fast and how large it is beside the unquantized model."""
-    message: Text = ""
-    """The latest news, for people."""
 
 
 class ModelArtifact(ApiModel):
