@@ -2,7 +2,6 @@
 """What can go wrong between a controller and the cluster.
 
 EngineError
-├── Retry             nothing is wrong: look again after a while
 ├── LeaseLost         another replica leads, or might: this process must end
 └── ApiError          the API server answered with an error, or not at all
     ├── Forbidden     401, 403: our permissions, or a namespace that is going
@@ -16,14 +15,6 @@ EngineError
 
 class EngineError(Exception):
     """Anything the engine raises."""
-
-
-class Retry(EngineError):
-    """A reconcile waits for something that will not wake it: look again `after` seconds from now."""
-
-    def __init__(self, after: float, reason: str) -> None:
-        super().__init__(reason)
-        self.after = after
 
 
 class LeaseLost(EngineError):

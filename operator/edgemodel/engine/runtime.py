@@ -24,7 +24,7 @@ from edgemodel.engine.access import Access
 from edgemodel.engine.applier import Applier
 from edgemodel.engine.cache import Cache, Watch
 from edgemodel.engine.client import Client
-from edgemodel.engine.errors import ApiError, Conflict, EngineError, Retry, Throttled
+from edgemodel.engine.errors import ApiError, Conflict, EngineError, Throttled
 from edgemodel.engine.events import EVENTS, Events
 from edgemodel.engine.informer import Informer
 from edgemodel.engine.lease import LEASES, Lease
@@ -171,16 +171,13 @@ class Runtime:
         started = time.monotonic()
         try:
             again, result = await reconcile(key), "done"
-        except Retry as wait:
-            _log.debug("waiting %.1f s: %s", wait.after, wait)
-            again, result = wait.after, "waiting"
         except Throttled as error:
             _log.warning("throttled: %s", error)
             again, result = error.after, "throttled"
         except Exception as error:
             again, result = None, "error"
             self._failed(error, queue.add_rate_limited(key))
-        if result in ("done", "waiting"):
+        if result == "done":
             queue.forget(key)
         if again is not None:
             queue.add_after(key, again)

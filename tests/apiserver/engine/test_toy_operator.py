@@ -78,7 +78,7 @@ def test_a_reconcile_that_fails_is_tried_less_and_less_and_harms_no_other(api: A
 
 def test_a_reconcile_that_waits_is_run_again_and_is_no_failure(api: Api, operator: Operator) -> None:
     api.toy("a", 0)
-    wait_for(lambda: operator.metric(r"edgemodel_reconcile_total\{.*result=\"waiting\"") >= 3)
+    wait_for(lambda: operator.metric(r"edgemodel_reconcile_total\{.*result=\"done\"") >= 3)
     assert operator.metric("workqueue_retries_total") == 0
 
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable
 
 from edgemodel.engine.cache import Watch
-from edgemodel.engine.errors import Retry
 from edgemodel.engine.objects import Key, Object, Resource
 from edgemodel.engine.runtime import Options, Runtime
 
@@ -102,7 +101,7 @@ class Toys:
             return None
         match toy["spec"]["size"]:
             case 0:
-                raise Retry(0.1, "a size is awaited")
+                return 0.1  # a size is awaited
             case 13:
                 raise RuntimeError("thirteen")
         applier = self._runtime.applier
