@@ -106,7 +106,6 @@ CUSTOM_RESOURCES = (
         (
             Column("Format", ".spec.format"),
             Column("Default", ".spec.defaultScheme"),
-            Column("Hardware", ".spec.hardware[*].class"),
             Column("Image", ".spec.serving.image", priority=1),
             AGE,
         ),

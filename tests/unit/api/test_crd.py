@@ -141,7 +141,7 @@ def test_defaults_of_a_hardware_class() -> None:
             "ModelArtifact",
             "Ready Reason Scheme Step Percent Bytes Compression Accuracy Speedup* Memory Saved* Source* Message* Age",
         ),
-        ("EdgeRuntime", "Format Default Hardware Image* Age"),
+        ("EdgeRuntime", "Format Default Image* Age"),
         ("HardwareClass", "Priority Architectures Description Age"),
     ],
 )
