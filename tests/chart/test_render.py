@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from edgemodel.core.objects import METRICS_PATH
 from tests.chart.chart import BUCKET, CHART, EMBEDDED, HARDWARE, RUNTIMES, VALUES, Helm, HelmError, Values, one, pods
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -185,6 +187,12 @@ def test_the_operator_may_reach_its_store(helm: Helm, endpoint: str, port: int) 
     values = {"objectStore": {"bucket": "artifacts", "endpoint": endpoint}, "networkPolicy": {"enabled": True}}
     policy = one(helm.render(values), "NetworkPolicy", "edgemodel")
     assert {"ports": [{"port": port, "protocol": "TCP"}]} in policy["spec"]["egress"]
+
+
+def test_the_pod_monitor_reads_the_path_that_the_operator_writes(helm: Helm) -> None:
+    (endpoint,) = one(helm.render(EMBEDDED), "PodMonitor", "edgemodel-serve")["spec"]["podMetricsEndpoints"]
+    label = f"__meta_kubernetes_pod_annotation_{re.sub('[^a-zA-Z0-9_]', '_', METRICS_PATH)}"
+    assert endpoint["relabelings"] == [{"sourceLabels": [label], "regex": "(.+)", "targetLabel": "__metrics_path__"}]
 
 
 def test_the_store_is_reached_by_the_operator_and_its_pods_only(helm: Helm) -> None:

@@ -112,7 +112,7 @@ class Serve(ApiModel):
     health_path: Annotated[str, Field(max_length=256, pattern=r"^/")] = "/health"
     """Answers 200 only when the model answers."""
     metrics_path: Annotated[str, Field(max_length=256, pattern=r"^/")] = "/metrics"
-    """Prometheus metrics, on the same port."""
+    """Prometheus metrics, on the same port: pods have it as their annotation `edgemodel.dev/metrics-path`."""
     drain_command: Annotated[list[Argument], Field(max_length=16)] = []
     """Run before SIGTERM: returns when the requests in flight are answered. Left out: a pause of five seconds."""
     drain_seconds: Annotated[int, Field(ge=5, le=3600)] = 120

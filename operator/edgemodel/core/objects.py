@@ -34,6 +34,9 @@ ATTEMPT_LABEL = "edgemodel.dev/attempt"
 MEMORY_ATTEMPT_LABEL = "edgemodel.dev/memory-attempt"
 """On a Job: one more each time that the memory was not enough."""
 
+METRICS_PATH = "edgemodel.dev/metrics-path"
+"""The annotation of a serving pod by which its metrics are found: the chart's PodMonitor reads it."""
+
 STORE_FINALIZER = "edgemodel.dev/store"
 
 USER = 65532
@@ -446,7 +449,10 @@ def workload(
     spec: Manifest = {
         "selector": {"matchLabels": selector},
         "template": {
-            "metadata": {"labels": labels | {ARTIFACT_LABEL: artifact.spec.key}},
+            "metadata": {
+                "annotations": {METRICS_PATH: choice.runtime.spec.serving.metrics_path},
+                "labels": labels | {ARTIFACT_LABEL: artifact.spec.key},
+            },
             "spec": _serving_pod(model, choice, artifact, resolved, settings),
         },
     }
