@@ -71,8 +71,8 @@ def test_the_operator_may_do_this_and_nothing_else(helm: Helm) -> None:
         ("edgemodel.dev", "edgeruntimes"): READ,
         ("edgemodel.dev", "hardwareclasses"): READ,
         ("edgemodel.dev", "modelartifacts"): OWN,
-        ("edgemodel.dev", "edgemodels/status"): {"get", "patch"},
-        ("edgemodel.dev", "modelartifacts/status"): {"get", "patch"},
+        ("edgemodel.dev", "edgemodels/status"): {"patch"},
+        ("edgemodel.dev", "modelartifacts/status"): {"patch"},
         ("edgemodel.dev", "edgemodels/finalizers"): {"update"},
         ("edgemodel.dev", "modelartifacts/finalizers"): {"update"},
         ("apps", "deployments"): OWN,
@@ -81,13 +81,11 @@ def test_the_operator_may_do_this_and_nothing_else(helm: Helm) -> None:
         ("", "services"): OWN,
         ("", "pods"): OWN,
         ("", "nodes"): READ | {"patch"},
-        ("", "events"): {"create", "patch"},
-        ("events.k8s.io", "events"): {"create", "patch"},
+        ("events.k8s.io", "events"): {"create"},
         ("", "namespaces"): {"get"},
-        ("apiextensions.k8s.io", "customresourcedefinitions"): READ,
     }
     assert permissions(one(helm.render(BUCKET), "Role", "edgemodel")) == {
-        ("coordination.k8s.io", "leases"): {"get", "create", "update", "patch"}
+        ("coordination.k8s.io", "leases"): {"get", "create", "patch"}
     }
 
 

@@ -62,6 +62,10 @@ class Proxy:
         self._namespace = namespace
         self.refuse: Callable[[str, str], int] = lambda method, path: 0
         """A status to answer with instead of asking the server; 0: ask it."""
+        self.impersonate: dict[str, str] = {}
+        """Headers by which the API server takes all of it for somebody else's."""
+        self.forbidden: list[str] = []
+        """What the server did not let them do."""
         self.url = ""
 
     async def open(self) -> None:
@@ -105,6 +109,7 @@ class Proxy:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         if self._upstream.startswith("https"):
             headers.pop("Host", None)
+        headers |= self.impersonate
         try:
             async with self._session.request(
                 request.method,
@@ -116,6 +121,8 @@ class Proxy:
                 auto_decompress=False,
             ) as answer:
                 kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
+                if answer.status == 403:
+                    self.forbidden.append(f"{request.method} {url.path}")
                 if request.query.get("watch"):
                     return await self._stream(request, answer, kept)
                 content = await answer.read()
