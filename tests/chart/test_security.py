@@ -89,6 +89,13 @@ def test_the_operator_may_do_this_and_nothing_else(helm: Helm) -> None:
     }
 
 
+def test_people_may_do_what_messages_tell_them_to(helm: Helm) -> None:
+    assert permissions(one(helm.render(BUCKET), "ClusterRole", "edgemodel-edit")) == {
+        ("edgemodel.dev", "edgemodels"): {"create", "update", "patch", "delete", "deletecollection"},
+        ("edgemodel.dev", "modelartifacts"): {"delete"},
+    }
+
+
 def test_the_operator_takes_the_lease_that_it_may_take(helm: Helm) -> None:
     manifests = helm.render(BUCKET)
     create, keep = one(manifests, "Role", "edgemodel")["rules"]
