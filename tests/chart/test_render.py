@@ -100,6 +100,12 @@ def test_each_value_is_described_and_in_the_readme() -> None:
     check(schema, yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")), "")
 
 
+def test_the_readme_names_what_comes_along() -> None:
+    readme = (CHART / "README.md").read_text(encoding="utf-8")
+    named = {name for name in HARDWARE if not name.startswith("snapdragon-")} | RUNTIMES
+    assert {name for name in named if f"`{name}`" not in readme.partition("## Values")[0]} == set()
+
+
 def test_the_operator_is_told_of_a_store_without_keys(helm: Helm) -> None:
     deployment = one(helm.render(BUCKET), "Deployment", "edgemodel")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
