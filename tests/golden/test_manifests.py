@@ -14,6 +14,7 @@ from tests.golden.restricted import violations
 
 WHAT = ("resolver-pod", "modelartifact", "job", "workload", "service")
 FOLDER = Path(__file__).parent
+PAGE = FOLDER.parents[1] / "docs" / "add-a-runtime.md"
 
 
 @pytest.mark.parametrize("what", WHAT)
@@ -108,6 +109,14 @@ def test_every_variable_is_set_once(case: str, what: str) -> None:
     for container in pod(case, what)["containers"]:
         names = [variable["name"] for variable in container["env"]]
         assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_variable_is_in_the_page_for_who_adds_a_runtime(case: str) -> None:
+    (job,), (serve,) = pod(case, "job")["containers"], pod(case, "workload")["containers"]
+    own = {"LEVEL", "OTHER", "CUDA_VISIBLE", "LLAMA_ARG_NO_WEBUI"}
+    names = {variable["name"] for container in (job, serve) for variable in container["env"]} - own
+    assert {name for name in names if f"`{name}`" not in PAGE.read_text(encoding="utf-8")} == set()
 
 
 @pytest.mark.parametrize("case", CASES)

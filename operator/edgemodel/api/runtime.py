@@ -93,7 +93,8 @@ class TaskChoice(ApiModel):
 
 class Serve(ApiModel):
     """What serves the artifacts. `$(VAR)` in arguments expands over MODEL_DIR, MODEL_FILE, MODEL_NAME, PORT, TASK,
-    CONTEXT_LENGTH (a request), TOTAL_CONTEXT_LENGTH (all parallel requests), PARALLEL, THREADS and POWER_MODE."""
+    CONTEXT_LENGTH (a request), TOTAL_CONTEXT_LENGTH (all parallel requests), PARALLEL, THREADS, DRAIN_SECONDS and
+    POWER_MODE."""
 
     model_config = rules(_OWN_VARIABLES)
 
