@@ -1,4 +1,4 @@
-# What each target does is in CONTRIBUTING.md. `make demo` and `make test` need nothing installed but Python 3.11 or newer.
+# What each target does is in CONTRIBUTING.md. `make demo` and `make test` need nothing installed but Python 3.11 to 3.13.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
