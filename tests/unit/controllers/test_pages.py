@@ -1,6 +1,7 @@
-"""Every reason that a condition can have is in the page for the platform engineer."""
+"""What the code can say is in the pages for those who read it: the reasons of conditions, and the metrics."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,8 @@ from edgemodel.store.errors import StoreError
 
 Error = TypeVar("Error", bound=Exception)
 ROOT = Path(__file__).parents[3]
-PAGE = ROOT / "docs" / "platform-engineer.md"
+REASONS = ROOT / "docs" / "platform-engineer.md"
+METRICS = ROOT / "docs" / "sre.md"
 
 
 def called(folder: str, *functions: str) -> Iterator[ast.expr]:
@@ -69,5 +71,18 @@ def refusals() -> set[str]:
 def test_each_reason_is_in_the_page(reasons: set[str], among_them: set[str]) -> None:
     """A new one gets a line that says what it means or what to do."""
     assert among_them <= reasons
-    section = PAGE.read_text(encoding="utf-8").partition("## When it is not Ready")[2].partition("\n## ")[0]
+    section = REASONS.read_text(encoding="utf-8").partition("## When it is not Ready")[2].partition("\n## ")[0]
     assert {reason for reason in reasons if f"`{reason}`" not in section} == set()
+
+
+def test_each_metric_is_in_the_page() -> None:
+    """Those of ours: not what a Mac's agent tells as a kubelet does."""
+    found = set()
+    for folder in ("engine", "controllers", "serve", "node"):
+        found |= {f"{name}_total" for name in written_out(called(folder, "Counter"))}
+        found |= written_out(called(folder, "Gauge", "Histogram", "GaugeMetricFamily"))
+    found |= {"edgemodel_models", "edgemodel_artifacts"}
+    ours = {name for name in found if name.startswith(("edgemodel_", "workqueue_"))}
+    assert len(ours) > 20
+    page = METRICS.read_text(encoding="utf-8")
+    assert {name for name in ours if not re.search(rf"`{name}[`{{]", page)} == set()
