@@ -122,8 +122,9 @@ def _image_values(name: str, reference: str) -> list[str]:
     ]
 
 
-def deploy(namespaces: Sequence[str]) -> Deployed:
-    """The cluster with the operator, and with `namespaces` in which EdgeModels can be applied."""
+def deploy(namespaces: Sequence[str], hub: str = "") -> Deployed:
+    """The cluster with the operator, and with `namespaces` in which EdgeModels can be applied. `hub` is the URL of a
+    mirror of the model hub."""
     built = images.build(*images.default_names())
     store = _store_image()
     here = cluster()
@@ -146,6 +147,7 @@ def deploy(namespaces: Sequence[str]) -> Deployed:
         *(value for name, reference in built.items() for value in _image_values(name, reference)),
         *_image_values("store", store),
         *(f"objectStore.namespaces[{number}]={name}" for number, name in enumerate(namespaces)),
+        f"hubEndpoint={hub}",
     ]
     say("installing the chart")
     deployed.helm(

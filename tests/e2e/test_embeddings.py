@@ -1,11 +1,10 @@
 """A model that embeds, on a real cluster: an artifact for each runtime that can, read by the official client."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from hack.deploy import SOURCES, upload_sources
 from tests.e2e.edge import NAMESPACE, Edge, Json, edge_model
 from tests.minilm import WIDTH
 from tests.minilm import minilm as minilm
@@ -26,12 +25,9 @@ def variants(edge: Edge) -> Iterator[Sequence[Json]]:
 
 
 @pytest.fixture(scope="module")
-def embedder(edge: Edge, variants: Sequence[Json], minilm: Path) -> Json:
-    """One EdgeModel of MiniLM for all of them, Ready."""
-    files = {f"minilm/{file.relative_to(minilm)}": file for file in minilm.rglob("*") if file.is_file()}
-    upload_sources(edge.deployed, NAMESPACE, files)
-    source = {"uri": f"s3://{SOURCES}/minilm", "secretRef": {"name": SOURCES}}
-    edge.apply(edge_model("embedder", task="Embeddings", source=source, variants=variants))
+def embedder(edge: Edge, variants: Sequence[Json], volume: Callable[[Path], Json], minilm: Path) -> Json:
+    """One EdgeModel of MiniLM, which is on a volume, for all of them, Ready."""
+    edge.apply(edge_model("embedder", task="Embeddings", source=volume(minilm), variants=variants))
     return edge.wait_ready("embedder", seconds=900)
 
 

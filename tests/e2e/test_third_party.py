@@ -35,9 +35,10 @@ def runtime(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 @pytest.fixture(scope="module")
-def served(edge: Edge, runtime: str) -> Json:
-    """An EdgeModel that asks for it, Ready."""
-    edge.apply(edge_model("tiny-numpy", variants=[{"name": "cpu", "runtime": runtime, "resources": SMALL}]))
+def served(edge: Edge, runtime: str, hub_source: Json) -> Json:
+    """An EdgeModel of a hub's model that asks for it, Ready."""
+    variants = [{"name": "cpu", "runtime": runtime, "resources": SMALL}]
+    edge.apply(edge_model("tiny-numpy", source=hub_source, variants=variants))
     return edge.wait_ready("tiny-numpy")
 
 

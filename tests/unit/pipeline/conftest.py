@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from edgemodel.pipeline.sources import base
+from tests.hub import Hub, serve
 from tests.llamacpp import llamacpp as llamacpp
 from tests.minilm import minilm as minilm
 from tests.s3 import s3 as s3
 from tests.s3 import s3_server as s3_server
-from tests.unit.pipeline.hub import Hub, serve
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from edgemodel.pipeline.errors import (
 from edgemodel.pipeline.resolve import Resolution, resolve
 from edgemodel.pipeline.sources import SourceReader, base, open_source
 from edgemodel.pipeline.sources.http import check_address, check_host
-from tests.unit.pipeline.hub import Hub
+from tests.hub import Hub
 from tests.unit.pipeline.models import llama_gguf
 
 FILE = "/files/model.gguf"

@@ -20,7 +20,7 @@ from edgemodel.pipeline.errors import (
 )
 from edgemodel.pipeline.resolve import Resolution, resolve
 from edgemodel.pipeline.sources import SourceReader, base, open_source
-from tests.unit.pipeline.hub import COMMIT, MODEL, Hub, serve
+from tests.hub import COMMIT, MODEL, Hub, serve
 from tests.unit.pipeline.models import TINYSAWYER, llama_gguf
 
 WEIGHTS = f"/{MODEL}/resolve/{COMMIT}/model.safetensors"

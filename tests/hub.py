@@ -103,9 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(hub: Hub, certificate: Path | None = None) -> Iterator[Hub]:
+def serve(hub: Hub, certificate: Path | None = None, address: str = "127.0.0.1", port: int = 0) -> Iterator[Hub]:
     """Runs the server, with TLS if it has a certificate."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server = ThreadingHTTPServer((address, port), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -113,7 +113,7 @@ def serve(hub: Hub, certificate: Path | None = None) -> Iterator[Hub]:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    hub.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
+    hub.url = f"{'https' if certificate else 'http'}://{address}:{server.server_port}"
     try:
         yield hub
     finally:
