@@ -18,6 +18,13 @@ NAMESPACE = "edge-e2e"
 OTHER_NAMESPACE = "edge-e2e-other"
 Json = dict[str, Any]
 
+_POST = """
+import sys, urllib.request
+url, body, times = sys.argv[1:]
+for _ in range(int(times)):
+    request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=60).read()
+"""
 
 SMALL: Json = {"cpu": "250m"}
 """Several pods must fit the two cores of a test machine."""
@@ -176,6 +183,12 @@ class Edge:
             client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
             with client:
                 yield client
+
+    def ask_from_within(self, pod: str, url: str, body: Json, times: int) -> None:
+        """Posts from a pod whose image has a Python, each time on another connection: what the Service does with it is
+        the cluster's doing, while what is forwarded to a Service always reaches the same pod. Fails if one fails."""
+        request = (url, json.dumps(body), str(times))
+        self.deployed.kubectl("exec", "--namespace", NAMESPACE, pod, "--", "python3", "-c", _POST, *request)
 
     def scrape(self, namespace: str, target: str, port: int) -> Mapping[str, float]:
         """What Prometheus would get: sample name with labels -> value."""

@@ -124,19 +124,9 @@ def test_its_quality_size_and_speed_are_told(fleet: Edge, mixed: Json, variant: 
     assert artifact["status"]["performance"] == performance
 
 
-CLIENT = """
-import json, urllib.request
-for _ in range(60):
-    body = json.dumps({"model": "mixed", "prompt": "Tom", "max_tokens": 2}).encode()
-    request = urllib.request.Request("http://mixed/v1/completions", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        assert json.load(answer)["choices"]
-"""
-
-
 def test_all_answer_behind_one_service(fleet: Edge, mixed: Json) -> None:
     before = {variant: answered(fleet, variant) for variant in VARIANTS}
     (pod,) = pods_of(fleet, "mlx")  # its image has a Python
-    name = pod["metadata"]["name"]
-    fleet.deployed.kubectl("exec", "--namespace", NAMESPACE, name, "--", "python3", "-c", CLIENT)
+    asked = {"model": "mixed", "prompt": "Tom", "max_tokens": 2}
+    fleet.ask_from_within(pod["metadata"]["name"], "http://mixed/v1/completions", asked, times=60)
     assert {variant for variant, count in before.items() if answered(fleet, variant) > count} == set(VARIANTS)
