@@ -111,7 +111,8 @@ class Bucket:
             endpoint_url=config.endpoint,
             config=Config(
                 signature_version="s3v4",
-                s3={"addressing_style": "path" if config.endpoint else "auto"},
+                # "auto" signs URLs for AWS's global host, which redirects to the region's, and streams do not follow.
+                s3={"addressing_style": "path" if config.endpoint else "virtual"},
                 retries={"total_max_attempts": 1},
                 connect_timeout=_CONNECT_SECONDS,
                 read_timeout=_READ_SECONDS,
