@@ -221,7 +221,7 @@ class ArtifactStore:
                     self._bucket.replace(place, data, present.etag)
                 else:
                     self._bucket.put_new(place, data)
-            except ConflictError:
+            except (ConflictError, NotFoundError):  # the latter if it was removed meanwhile
                 continue
         raise ConflictError(f"{place} keeps changing")
 

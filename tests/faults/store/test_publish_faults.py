@@ -234,6 +234,26 @@ def test_upload_that_fails_because_another_completed_the_blob_does_not_matter(
     assert s3.uploads() == []
 
 
+def test_manifest_that_is_removed_when_it_is_to_be_replaced_is_written_anew(
+    s3: S3, proxy: Proxy, model: Path, tmp_path: Path
+) -> None:
+    """A store answers 404 then, not 412."""
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    old, manifest = manifest_of(another_model(tmp_path / "other"), KEY), manifest_of(model, KEY)
+    direct.publish(old, tmp_path / "other")
+    (s3.files / s3.config.prefix / "blobs/sha256" / old.files[0].sha256.removeprefix("sha256:")).unlink()
+    removed: list[bool] = []
+
+    def remove(request: Request) -> None:
+        if request.method == "PUT" and request.path.endswith("manifest.json") and not removed:
+            removed.append(direct.remove(KEY, "owner").artifact)
+
+    proxy.judge = remove
+    assert store.publish(manifest, model) == manifest.digest()
+    assert removed == [True]
+    assert direct.is_whole(manifest)
+
+
 def test_publish_waits_for_a_removal_that_takes_its_blob(
     s3: S3, proxy: Proxy, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
