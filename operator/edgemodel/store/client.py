@@ -10,7 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
 from http.client import HTTPException
@@ -222,15 +222,16 @@ class Bucket:
             raise
 
     def abort_uploads(self, key: str) -> None:
-        """Drops every upload of this object that was begun and not completed."""
+        """Drops every upload of this object that was begun and not completed, if that is permitted."""
         full = self._prefix + key
 
         def call() -> list[str]:
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=full)
             return [upload["UploadId"] for page in pages for upload in page.get("Uploads", ()) if upload["Key"] == full]
 
-        for upload in self._call(f"list the uploads of {key}", call):
-            self._abort(key, upload)
+        with suppress(DeniedError):
+            for upload in self._call(f"list the uploads of {key}", call):
+                self._abort(key, upload)
 
     def stream(self, key: str, start: int, size: int) -> Iterator[memoryview]:
         """A range of an object as it arrives: blocks, each of which is good until the next one. This is one attempt.
@@ -291,10 +292,12 @@ class Bucket:
         )
 
     def _abort(self, key: str, upload: str) -> None:
-        self._or_none(
-            f"abort {key}",
-            lambda: self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._prefix + key, UploadId=upload),
-        )
+        bucket, full = self._bucket, self._prefix + key
+        with suppress(NotFoundError, DeniedError):  # it only saves room
+            self._call(
+                f"abort {key}",
+                lambda: self._client.abort_multipart_upload(Bucket=bucket, Key=full, UploadId=upload),
+            )
 
     def _or_none(self, what: str, call: Callable[[], T]) -> T | None:
         try:

@@ -254,6 +254,27 @@ def test_manifest_that_is_removed_when_it_is_to_be_replaced_is_written_anew(
     assert direct.is_whole(manifest)
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE"], ids=["list", "abort"])
+def test_publish_may_do_without_the_right_to_drop_uploads(s3: S3, proxy: Proxy, model: Path, method: str) -> None:
+    """Nothing but room is lost: the blob is whole."""
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    manifest = manifest_of(model, KEY)
+    proxy.judge = Wall(4, last_reaches_server=True)
+    with pytest.raises(TransientError):
+        store.publish(manifest, model)
+    assert s3.uploads()
+
+    def deny(request: Request) -> Fault | None:
+        housekeeping = request.method == method and not request.query.keys().isdisjoint({"uploads", "uploadId"})
+        return Status(403, "AccessDenied") if housekeeping else None
+
+    proxy.judge = deny
+    assert store.publish(manifest, model) == manifest.digest()
+    assert direct.is_whole(manifest)
+    assert direct.remove(KEY, "owner").blobs == manifest.blobs().keys()
+    assert s3.uploads() == []
+
+
 def test_publish_waits_for_a_removal_that_takes_its_blob(
     s3: S3, proxy: Proxy, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
