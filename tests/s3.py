@@ -77,7 +77,7 @@ def find_versitygw() -> Path | None:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[S3]:
+def serve(folder: Path, region: str = "us-east-1") -> Iterator[S3]:
     """Runs the server over a new folder below `folder`."""
     program = find_versitygw()
     if program is None:
@@ -89,15 +89,15 @@ def serve(folder: Path) -> Iterator[S3]:
     (credentials / "AWS_ACCESS_KEY_ID").write_text(ACCESS_KEY)
     (credentials / "AWS_SECRET_ACCESS_KEY").write_text(SECRET_KEY)
     port = free_port()
-    command: list[str | Path] = [program, "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", "posix", data]
+    command: list[str | Path] = [program, "--port", f"127.0.0.1:{port}", "--region", region, "--quiet", "--keep-alive"]
     secrets = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     with (
         (folder / "versitygw.log").open("wb") as log,
-        subprocess.Popen(command, env=os.environ | secrets, stdout=log, stderr=log) as server,
+        subprocess.Popen([*command, "posix", data], env=os.environ | secrets, stdout=log, stderr=log) as server,
     ):
         try:
             _wait(server, port, folder / "versitygw.log")
-            yield new_bucket(S3(StoreConfig("unused", "", f"http://127.0.0.1:{port}", credentials=credentials), data))
+            yield new_bucket(S3(StoreConfig("unused", "", f"http://127.0.0.1:{port}", region, credentials), data))
         finally:
             server.kill()  # asked to, it would wait for its clients
 
@@ -132,7 +132,7 @@ def _client(server: S3) -> "S3Client":
     return boto3.client(
         "s3",
         endpoint_url=server.config.endpoint,
-        region_name="us-east-1",
+        region_name=server.config.region,
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
     )

@@ -121,6 +121,7 @@ class Bucket:
                 response_checksum_validation="when_required",
             ),
         )
+        self._client.meta.events.register_last("before-parameter-build.s3", _keep_region)
         self._bucket = config.bucket
         self._prefix = f"{config.prefix}/" if config.prefix else ""
         self._http = _connections(self._client.meta.endpoint_url)
@@ -326,6 +327,12 @@ def persistent(call: Callable[[], T]) -> T:
     return call()
 
 
+def _keep_region(context: dict[str, dict[str, object]], **_: object) -> None:
+    """Has botocore take the call for one that it has redirected already. It would correct a wrong region for calls, but
+    not for the URLs that streams read."""
+    context["s3_redirect"]["redirected"] = True
+
+
 def _connections(endpoint: str) -> PoolManager:
     """Connections as boto makes them: through the same proxy, trusting the same authorities."""
     proxy = get_environ_proxies(endpoint).get(urlsplit(endpoint).scheme)
@@ -389,12 +396,22 @@ def _translate(error: Exception, what: str) -> StoreError:
 _DENIED = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 _DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"}
 
+_ANOTHER_REGION = {
+    "AuthorizationHeaderMalformed",
+    "AuthorizationQueryParametersError",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+}
+
 
 def answered(status: int, code: str, what: str) -> StoreError:
     """What an S3 server's error means."""
     said = f"{what}: the store answered {status} {code}".rstrip()
     if code == "NoSuchBucket":
         return StoreConfigError(f"{said}: create the bucket, or correct EDGEMODEL_STORE_URI")
+    if status in {301, 307} or code in _ANOTHER_REGION:
+        return StoreConfigError(f"{said}: set EDGEMODEL_STORE_REGION to the bucket's region")
     if code == "RequestTimeTooSkewed":
         return DeniedError(f"{said}: this machine's clock is wrong")
     if code in _DAMAGED:

@@ -13,7 +13,7 @@ from edgemodel.store import artifacts
 from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.client import Bucket
 from edgemodel.store.errors import CorruptError, DeniedError, StoreConfigError, TransientError
-from tests.s3 import S3, SECRET_KEY, manifest_of
+from tests.s3 import S3, SECRET_KEY, manifest_of, serve
 from tests.unit.core.samples import performance
 
 KEY, OTHER = "a1" * 16, "b2" * 16
@@ -185,6 +185,18 @@ def test_rotated_secret_is_used_at_once(s3: S3, tmp_path: Path) -> None:
 def test_missing_bucket_is_a_matter_of_configuration(s3: S3) -> None:
     with pytest.raises(StoreConfigError, match="create the bucket"):
         ArtifactStore(replace(s3.config, bucket="no-such-bucket")).read_manifest(KEY)
+
+
+def test_wrong_region_is_a_matter_of_configuration(tmp_path: Path, model: Path) -> None:
+    """Also where botocore would correct it for calls, since it would not do so for streams."""
+    with serve(tmp_path / "server", "eu-central-1") as s3:
+        store = ArtifactStore(replace(s3.config, region="us-east-1"))
+        for call in (
+            lambda: store.publish(manifest_of(model, KEY), model),
+            lambda: list(store.stream(f"sha256:{'0' * 64}", 0, 1)),
+        ):
+            with pytest.raises(StoreConfigError, match="EDGEMODEL_STORE_REGION"):
+                call()
 
 
 @pytest.mark.parametrize("owner", ["", "a/b", "../x", "a\nb", "x" * 200])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgemodel.store.client import Bucket
+from edgemodel.store.client import Bucket, answered
 from edgemodel.store.config import StoreConfig
-from edgemodel.store.errors import TransientError
+from edgemodel.store.errors import StoreConfigError, TransientError
 
 
 @pytest.fixture
@@ -54,3 +54,20 @@ def test_streams_come_from_the_region_that_calls_go_to(
     with pytest.raises(TransientError):
         list(store.stream("blob", 0, 1))
     assert asked == [host]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "AuthorizationHeaderMalformed"),
+        (400, "AuthorizationQueryParametersError"),
+        (400, "IllegalLocationConstraintException"),
+        (301, "PermanentRedirect"),
+        (307, "TemporaryRedirect"),
+        (301, ""),  # of a HEAD, which has no body
+    ],
+)
+def test_a_bucket_in_another_region_is_a_matter_of_configuration(status: int, code: str) -> None:
+    error = answered(status, code, "get it")
+    assert type(error) is StoreConfigError
+    assert "EDGEMODEL_STORE_REGION" in str(error)
