@@ -422,6 +422,8 @@ def answered(status: int, code: str, what: str) -> StoreError:
         return NotFoundError(said)
     if status == 412:
         return ConflictError(said)
+    if status == 501:
+        return StoreError(f"{said}: this store does not offer it, and EdgeModel needs it")
     if status >= 500 or status in {408, 409, 429} or code in {"RequestTimeout", "SlowDown"}:
         return TransientError(said)
     return StoreError(said)

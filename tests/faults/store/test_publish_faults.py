@@ -275,6 +275,14 @@ def test_publish_may_do_without_the_right_to_drop_uploads(s3: S3, proxy: Proxy, 
     assert s3.uploads() == []
 
 
+def test_what_the_store_does_not_offer_is_not_asked_for_again(s3: S3, proxy: Proxy, model: Path) -> None:
+    proxy.judge = lambda request: Status(501, "NotImplemented") if request.query.keys() == {"uploads"} else None
+    with pytest.raises(StoreError, match="this store does not offer it") as caught:
+        ArtifactStore(s3.through(proxy.url).config).publish(manifest_of(model, KEY), model)
+    assert not caught.value.retry
+    assert sum("uploads" in request.query for request in proxy.seen) == 1
+
+
 def test_publish_waits_for_a_removal_that_takes_its_blob(
     s3: S3, proxy: Proxy, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
