@@ -45,6 +45,7 @@ from edgemodel.store.errors import (
     ConflictError,
     CorruptError,
     DeniedError,
+    ExpiredError,
     NotFoundError,
     StoreConfigError,
     StoreError,
@@ -249,6 +250,7 @@ class Bucket:
             )
             try:
                 if answer.status != 206:
+                    self._url.cache_clear()  # its credentials may have expired
                     raise answered(answer.status, _code(answer.read(_BLOCK)), what)
                 # urllib3's own `read` takes other memory for each block, which is slower by a twentieth.
                 assert isinstance(answer, HTTPResponse)
@@ -317,12 +319,16 @@ class Bucket:
         return persistent(attempt)
 
 
+PASSING = (TransientError, CorruptError, ExpiredError)
+"""What another try can help against."""
+
+
 def persistent(call: Callable[[], T]) -> T:
     """The result of `call`, which is tried again where that can help."""
     for pause in PAUSES:
         try:
             return call()
-        except (TransientError, CorruptError):
+        except PASSING:
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
     return call()
 
@@ -393,7 +399,9 @@ def _translate(error: Exception, what: str) -> StoreError:
     raise error
 
 
-_DENIED = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+_EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "400"}
+"""The last is botocore's name for the answer to a HEAD, which has no body to say so."""
 _DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"}
 
 _ANOTHER_REGION = {
@@ -416,6 +424,8 @@ def answered(status: int, code: str, what: str) -> StoreError:
         return DeniedError(f"{said}: this machine's clock is wrong")
     if code in _DAMAGED:
         return CorruptError(f"{said}: the bytes changed on their way, or the file changed since it was described")
+    if code in _EXPIRED:
+        return ExpiredError(f"{said}: the store's credentials have expired: renew them")
     if status in {401, 403} or code in _DENIED:
         return DeniedError(f"{said}: check the store's credentials and what they may do")
     if status == 404 or code == "InvalidPart":  # the part of an upload that was dropped meanwhile

@@ -5,6 +5,7 @@
     │   └── SecretNotFoundError  the Secret with the credentials is not there yet                retry
     ├── TransientError      5xx, throttling, timeouts, a cut connection, a removal under way     retry
     ├── DeniedError         the store refuses these credentials
+    │   └── ExpiredError    their time is over, and no others came
     ├── NotFoundError       no such artifact
     ├── ConflictError       someone else wrote first
     ├── CorruptError        bytes are not those that were promised, also after asking again
@@ -49,6 +50,10 @@ class DeniedError(StoreError):
     """The store refuses the credentials, or they may not do this."""
 
     reason = "StoreDenied"
+
+
+class ExpiredError(DeniedError):
+    """The time of the credentials is over. Others may be about to come: they are read for each signature."""
 
 
 class NotFoundError(StoreError):

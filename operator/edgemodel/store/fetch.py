@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgemodel.store.artifacts import ArtifactStore
-from edgemodel.store.client import persistent
-from edgemodel.store.errors import CorruptError, DiskFullError, NotFoundError, TransientError
+from edgemodel.store.client import PASSING, persistent
+from edgemodel.store.errors import CorruptError, DiskFullError, NotFoundError
 from edgemodel.store.manifest import PARTIAL, Chunk, File, Manifest
 from edgemodel.store.parallel import WORKERS, Counter, Report, run_all
 
@@ -138,7 +138,7 @@ class _Download:
         before = len(self._left)
         try:
             self._receive()
-        except (TransientError, CorruptError):
+        except PASSING:
             if len(self._left) == before:
                 raise
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,25 @@ def test_lasting_fault_is_refused(
     assert type(caught.value) is error
     assert "X-Amz" not in str(caught.value)
     assert finished(tmp_path / "target") == set()
+
+
+def test_url_is_signed_anew_when_its_credentials_have_expired(
+    store: ArtifactStore, proxy: Proxy, manifest: Manifest, model: Path, tmp_path: Path
+) -> None:
+    expired: list[str] = []
+
+    def judge(request: Request) -> Fault | None:
+        if not reads_blob(request):
+            return None
+        (signature,) = request.query["X-Amz-Signature"]
+        if not expired:
+            expired.append(signature)
+            time.sleep(1)  # what is signed within a second is the same
+        return Status(400, "ExpiredToken") if signature in expired else None
+
+    proxy.judge = judge
+    fetch(store, KEY, manifest.digest(), tmp_path / "target")
+    assert (tmp_path / "target/model.gguf").read_bytes() == (model / "model.gguf").read_bytes()
 
 
 def test_bad_chunk_is_named(store: ArtifactStore, proxy: Proxy, manifest: Manifest, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from edgemodel.store import artifacts
 from edgemodel.store.artifacts import ArtifactStore
-from edgemodel.store.errors import StoreError, TransientError
+from edgemodel.store.errors import DeniedError, StoreError, TransientError
 from edgemodel.store.manifest import Manifest
 from tests.faults.proxy import Damage, Fault, Lost, Proxy, Request, Status, first
 from tests.s3 import S3, manifest_of
@@ -281,6 +281,19 @@ def test_what_the_store_does_not_offer_is_not_asked_for_again(s3: S3, proxy: Pro
         ArtifactStore(s3.through(proxy.url).config).publish(manifest_of(model, KEY), model)
     assert not caught.value.retry
     assert sum("uploads" in request.query for request in proxy.seen) == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+def test_expired_credentials_are_read_again(s3: S3, proxy: Proxy, model: Path, method: str) -> None:
+    """Others take their place: those of a pod's identity, or in a mounted Secret."""
+    store, manifest = ArtifactStore(s3.through(proxy.url).config), manifest_of(model, KEY)
+    expired = Status(400, "ExpiredToken")
+    proxy.judge = lambda _: expired
+    with pytest.raises(DeniedError, match="renew them") as caught:
+        store.publish(manifest, model)
+    assert not caught.value.retry
+    proxy.judge = first(2, expired, lambda request: request.method == method)
+    assert store.publish(manifest, model) == manifest.digest()
 
 
 def test_publish_waits_for_a_removal_that_takes_its_blob(
