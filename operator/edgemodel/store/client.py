@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar, Unpack
@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -53,6 +52,7 @@ from edgemodel.store.errors import (
 )
 from edgemodel.store.manifest import Chunk, File, sha256
 from edgemodel.store.parallel import WORKERS, run_all
+from edgemodel.store.rotation import rotating
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -105,7 +105,7 @@ class Bucket:
         session = botocore.session.Session()
         session.register_component("data_loader", _service_descriptions())
         if config.credentials:
-            session.register_component("credential_provider", CredentialResolver([_Mounted(config.credentials)]))
+            session.register_component("credential_provider", rotating(partial(Keys.read, config.credentials)))
         self._client: S3Client = boto3.Session(botocore_session=session).client(
             "s3",
             region_name=config.region,
@@ -349,32 +349,6 @@ def _connections(endpoint: str) -> PoolManager:
     return PoolManager(maxsize=WORKERS, timeout=timeout, ca_certs=authorities)
 
 
-class _Mounted(CredentialProvider):
-    """Credentials from a mounted Secret."""
-
-    METHOD = "edgemodel-mounted-secret"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def load(self) -> Credentials:
-        return _Rotated(self._folder)
-
-
-class _Rotated(Credentials):
-    """Reads the Secret for each signature, so that the next call knows of a rotation."""
-
-    def __init__(self, folder: Path) -> None:
-        keys = Keys.read(folder)
-        super().__init__(keys.access_key, keys.secret_key, keys.token)
-        self._folder = folder
-
-    def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        keys = Keys.read(self._folder)
-        return ReadOnlyCredentials(keys.access_key, keys.secret_key, keys.token)
-
-
 def _translate(error: Exception, what: str) -> StoreError:
     """What a failure of botocore means. An error that it does not know is a bug of ours and stays as it is."""
     match error:
@@ -400,7 +374,7 @@ def _translate(error: Exception, what: str) -> StoreError:
 
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
-_EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "400"}
+EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "400"}
 """The last is botocore's name for the answer to a HEAD, which has no body to say so."""
 _DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"}
 
@@ -424,7 +398,7 @@ def answered(status: int, code: str, what: str) -> StoreError:
         return DeniedError(f"{said}: this machine's clock is wrong")
     if code in _DAMAGED:
         return CorruptError(f"{said}: the bytes changed on their way, or the file changed since it was described")
-    if code in _EXPIRED:
+    if code in EXPIRED:
         return ExpiredError(f"{said}: the store's credentials have expired: renew them")
     if status in {401, 403} or code in _DENIED:
         return DeniedError(f"{said}: check the store's credentials and what they may do")

@@ -17,6 +17,7 @@ from edgemodel.pipeline.errors import (
 )
 from edgemodel.pipeline.resolve import resolve
 from edgemodel.pipeline.sources import SourceReader, base, open_source
+from tests.faults.proxy import Status, run_proxy
 from tests.s3 import ACCESS_KEY, S3, SECRET_KEY
 from tests.unit.pipeline.models import TINYSAWYER, llama_gguf
 
@@ -99,6 +100,23 @@ def test_a_wrong_secret_is_unauthorized(bucket: Bucket) -> None:
     with pytest.raises(SourceUnauthorizedError, match="access key is wrong") as caught:
         resolve(bucket.open())
     assert "wrong-secret" not in caught.value.termination()
+
+
+def test_a_rotated_secret_is_used_at_once(bucket: Bucket) -> None:
+    bucket.keys(AWS_SECRET_ACCESS_KEY="not yet right")
+    reader = bucket.open()
+    with pytest.raises(SourceUnauthorizedError):
+        reader.files()
+    bucket.keys(AWS_SECRET_ACCESS_KEY=SECRET_KEY)
+    assert {file.path for file in reader.files()} == bucket.files.keys()
+
+
+def test_expired_keys_are_unauthorized(s3: S3, bucket: Bucket) -> None:
+    with run_proxy(str(s3.config.endpoint)) as proxy:
+        bucket.keys(AWS_ENDPOINT_URL=proxy.url)
+        proxy.judge = lambda request: Status(400, "ExpiredToken") if request.range else None
+        with pytest.raises(SourceUnauthorizedError, match="has expired"):
+            resolve(bucket.open())
 
 
 def test_a_secret_without_keys_is_named(bucket: Bucket) -> None:

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -16,11 +18,15 @@ from edgemodel.pipeline.errors import (
     SourceChangedError,
     SourceError,
     SourceNotFoundError,
+    SourceUnauthorizedError,
     SourceUnavailableError,
 )
 from edgemodel.pipeline.sources.base import RemoteReader, SourceFile, below, safe_path
 from edgemodel.pipeline.sources.credentials import Credentials
 from edgemodel.pipeline.sources.http import check_host, refusal
+from edgemodel.store.client import EXPIRED
+from edgemodel.store.config import Keys
+from edgemodel.store.rotation import rotating
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -102,12 +108,19 @@ class S3Reader(RemoteReader):
         if isinstance(error, ClientError):
             if _status(error) == 412:
                 return SourceChangedError(f"an object in {where} changed while it was read")
+            if error.response.get("Error", {}).get("Code") in EXPIRED:
+                return SourceUnauthorizedError(f"the access key for {where} has expired: renew it in the Secret")
             return refusal(_status(error), where, "access key")
         return SourceUnavailableError(f"{where} cannot be reached: {type(error).__name__}")
 
 
 def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _keys(credentials: Credentials) -> Keys:
+    access_key, secret_key = (credentials.get(name) or "" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+    return Keys(access_key, secret_key, credentials.optional("AWS_SESSION_TOKEN"))
 
 
 def _client(credentials: Credentials) -> "S3Client":
@@ -117,15 +130,13 @@ def _client(credentials: Credentials) -> "S3Client":
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise AddressRefusedError("AWS_ENDPOINT_URL of the source's Secret is no URL: write https://HOST:PORT")
         check_host(parts.hostname)
-    session = boto3.Session(
-        aws_access_key_id=credentials.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=credentials.get("AWS_SECRET_ACCESS_KEY"),
-        aws_session_token=credentials.optional("AWS_SESSION_TOKEN"),
-        region_name=credentials.optional("AWS_REGION") or "us-east-1",
-    )
+    session = botocore.session.Session()
+    if credentials.folder:
+        session.register_component("credential_provider", rotating(partial(_keys, credentials)))
     public = session.get_credentials() is None
-    return session.client(
+    return boto3.Session(botocore_session=session).client(
         "s3",
+        region_name=credentials.optional("AWS_REGION") or "us-east-1",
         endpoint_url=endpoint,
         config=Config(
             signature_version=UNSIGNED if public else "s3v4",
