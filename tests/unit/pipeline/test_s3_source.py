@@ -119,6 +119,20 @@ def test_expired_keys_are_unauthorized(s3: S3, bucket: Bucket) -> None:
             resolve(bucket.open())
 
 
+def test_a_right_to_what_is_in_the_folder_is_enough(s3: S3, bucket: Bucket) -> None:
+    """Which does not extend to an object with the folder's own name."""
+    with run_proxy(str(s3.config.endpoint)) as proxy:
+        bucket.keys(AWS_ENDPOINT_URL=proxy.url)
+        proxy.judge = lambda request: Status(403, "AccessDenied") if request.method == "HEAD" else None
+        assert {file.path for file in bucket.open().files()} == bucket.files.keys()
+        for nothing_listed in (bucket.open("/models/none"), bucket.open(revision="1")):
+            with pytest.raises(SourceUnauthorizedError):
+                nothing_listed.files()
+        proxy.judge = lambda _: Status(403, "AccessDenied")
+        with pytest.raises(SourceUnauthorizedError):
+            bucket.open().files()
+
+
 def test_a_secret_without_keys_is_named(bucket: Bucket) -> None:
     (bucket.secret / "AWS_ACCESS_KEY_ID").unlink()
     with pytest.raises(SecretNotFoundError, match="AWS_ACCESS_KEY_ID"):

@@ -56,12 +56,15 @@ class S3Reader(RemoteReader):
     def files(self) -> list[SourceFile]:
         """The objects. Each is told apart by its ETag, and by its version where one was asked for."""
         try:
-            if self._inside and (found := self._one()):
+            found = self._one() if self._inside else None
+            if isinstance(found, SourceFile):
                 self._prefix = self._inside[: self._inside.rfind("/") + 1]
                 return [found]
             prefix = f"{self._inside}/" if self._inside else ""
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
             objects = [entry for page in pages for entry in page.get("Contents", ()) if not entry["Key"].endswith("/")]
+            if found and not objects and _status(found) != 404:
+                raise found
         except (BotoCoreError, ClientError, HTTPError) as error:
             raise self._translate(error) from None
         listed = [
@@ -91,14 +94,14 @@ class S3Reader(RemoteReader):
             except (BotoCoreError, HTTPError, OSError):
                 return
 
-    def _one(self) -> SourceFile | None:
-        """The object that has exactly this name, if there is one."""
+    def _one(self) -> SourceFile | ClientError:
+        """The object that has exactly this name, or why it is not seen: a policy may permit only what is below it."""
         try:
             head = self._client.head_object(Bucket=self._bucket, Key=self._inside, **self._version)
         except ClientError as error:
-            if _status(error) == 404 and not self._version:
-                return None
-            raise
+            if self._version:
+                raise
+            return error
         version = " ".join(filter(None, (head["ETag"].strip('"'), head.get("VersionId", ""))))
         name = safe_path(self._inside).rpartition("/")[2]
         return SourceFile(name, head["ContentLength"], self._sha256, version)
