@@ -21,6 +21,7 @@ from edgemodel.pipeline.termination import log
 from edgemodel.pipeline.toolchain import Product, toolchain
 from edgemodel.store.artifacts import ArtifactStore, Published
 from edgemodel.store.config import StoreConfig
+from edgemodel.store.errors import StoreError
 from edgemodel.store.manifest import Manifest, describe
 
 
@@ -61,7 +62,8 @@ class JobResult(ApiModel):
 def run(environ: Mapping[str, str] = os.environ) -> JobResult:
     """Makes the artifact that the environment asks for, unless it is there."""
     request = JobRequest.from_env(environ)
-    store = ArtifactStore(StoreConfig.from_env(environ))
+    config = StoreConfig.from_env(environ)
+    store = ArtifactStore(config)
     present = store.read_manifest(request.key)
     if present and store.is_whole(present.manifest):
         log("the artifact is there already", key=request.key, digest=present.digest)
@@ -77,7 +79,8 @@ def run(environ: Mapping[str, str] = os.environ) -> JobResult:
     try:
         source = fetch(request, environ, source, reporter)
         product = tools.make(source, request.resolved, request.recipe, making, reporter.step)
-        published = _publish(store, request, product, reporter)
+        # With patience from now on: there is work to lose.
+        published = _publish(ArtifactStore(config, _waits), request, product, reporter)
     finally:
         reporter.close()
     return _result(published)
@@ -145,6 +148,10 @@ def _publish(store: ArtifactStore, request: JobRequest, product: Product, report
     if published is None:
         raise InternalError(f"the artifact {request.key} was removed while it was published: it will be made again")
     return published
+
+
+def _waits(error: StoreError) -> None:
+    log("the store is away: waiting for it", error=str(error))
 
 
 def _result(published: Published) -> JobResult:

@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from edgemodel.api.artifact import PerformanceReport, Progress
 from edgemodel.api.base import ApiModel, ArtifactKey, Sha256
-from edgemodel.store.client import Bucket
+from edgemodel.store.client import Bucket, Waits
 from edgemodel.store.config import StoreConfig
 from edgemodel.store.errors import ConflictError, CorruptError, NotFoundError, StoreError, TransientError
 from edgemodel.store.manifest import File, Manifest, sha256
@@ -67,10 +67,13 @@ class _Removal(ApiModel):
 
 
 class ArtifactStore:
-    """The artifacts under the store's prefix. Its methods block; they may be called from any thread."""
+    """The artifacts under the store's prefix. Its methods block; they may be called from any thread.
 
-    def __init__(self, config: StoreConfig) -> None:
-        self._bucket = Bucket(config)
+    If `waits` is given, it waits a quarter of an hour for a store that is away, and tells of it.
+    """
+
+    def __init__(self, config: StoreConfig, waits: Waits | None = None) -> None:
+        self._bucket = Bucket(config, waits)
 
     def read_manifest(self, key: str, digest: str | None = None) -> Published | None:
         """The manifest of an artifact, or None.

@@ -59,9 +59,13 @@ if TYPE_CHECKING:
     from types_boto3_s3.type_defs import CompletedPartTypeDef, ListObjectsV2OutputTypeDef
 
 T = TypeVar("T")
+Waits = Callable[[StoreError], None]
+"""Hears what a call waits for, when the first pauses did not help."""
 
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds between attempts, before jitter."""
+PATIENCE = (*PAUSES, 8.0, 16.0, *[30.0] * 32)
+"""The same of who would lose work: about a quarter of an hour."""
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30
 _DOCUMENT_LIMIT = 64 << 20
@@ -101,7 +105,7 @@ def _service_descriptions() -> Loader:
 class Bucket:
     """The objects under the store's prefix. Keys are relative to it. Safe to share between threads."""
 
-    def __init__(self, config: StoreConfig) -> None:
+    def __init__(self, config: StoreConfig, waits: Waits | None = None) -> None:
         session = botocore.session.Session()
         session.register_component("data_loader", _service_descriptions())
         if config.credentials:
@@ -123,6 +127,7 @@ class Bucket:
             ),
         )
         self._client.meta.events.register_last("before-parameter-build.s3", _keep_region)
+        self._waits = waits
         self._bucket = config.bucket
         self._prefix = f"{config.prefix}/" if config.prefix else ""
         self._http = _connections(self._client.meta.endpoint_url)
@@ -164,8 +169,10 @@ class Bucket:
         self._put(key, data, IfMatch=etag)
 
     def delete(self, key: str) -> None:
-        """Deletes an object, if it is there."""
-        self._or_none(f"delete {key}", lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key))
+        """Deletes an object, if it is there. No patience here: a removal must end before it counts as abandoned."""
+        bucket, full = self._bucket, self._prefix + key
+        with suppress(NotFoundError):
+            persistent(_attempt(f"delete {key}", lambda: self._client.delete_object(Bucket=bucket, Key=full)))
 
     def below(self, folder: str) -> list[Listed]:
         """All objects below a folder."""
@@ -297,9 +304,11 @@ class Bucket:
     def _abort(self, key: str, upload: str) -> None:
         bucket, full = self._bucket, self._prefix + key
         with suppress(NotFoundError, DeniedError):  # it only saves room
-            self._call(
-                f"abort {key}",
-                lambda: self._client.abort_multipart_upload(Bucket=bucket, Key=full, UploadId=upload),
+            persistent(
+                _attempt(
+                    f"abort {key}",
+                    lambda: self._client.abort_multipart_upload(Bucket=bucket, Key=full, UploadId=upload),
+                )
             )
 
     def _or_none(self, what: str, call: Callable[[], T]) -> T | None:
@@ -309,27 +318,37 @@ class Bucket:
             return None
 
     def _call(self, what: str, call: Callable[[], T]) -> T:
-        def attempt() -> T:
-            try:
-                return call()
-            except (BotoCoreError, ClientError, ResponseParserError) as error:
-                # What botocore says may hold what the server said, so it is not passed on.
-                raise _translate(error, what) from None
+        return persistent(_attempt(what, call), self._waits)
 
-        return persistent(attempt)
+
+def _attempt(what: str, call: Callable[[], T]) -> Callable[[], T]:
+    """The call, whose failure is a `StoreError`."""
+
+    def attempt() -> T:
+        try:
+            return call()
+        except (BotoCoreError, ClientError, ResponseParserError) as error:
+            # What botocore says may hold what the server said, so it is not passed on.
+            raise _translate(error, what) from None
+
+    return attempt
 
 
 PASSING = (TransientError, CorruptError, ExpiredError)
 """What another try can help against."""
 
 
-def persistent(call: Callable[[], T]) -> T:
-    """The result of `call`, which is tried again where that can help."""
-    for pause in PAUSES:
+def persistent(call: Callable[[], T], waits: Waits | None = None) -> T:
+    """The result of `call`, which is tried again where that can help: with patience if `waits` hears of it."""
+    for failures, pause in enumerate(PATIENCE if waits else PAUSES):
         try:
             return call()
-        except PASSING:
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
+        except PASSING as error:
+            if waits and failures == len(PAUSES):
+                if isinstance(error, CorruptError):  # which no time mends
+                    raise
+                waits(error)
+        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
     return call()
 
 

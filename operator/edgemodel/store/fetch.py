@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgemodel.store.artifacts import ArtifactStore
-from edgemodel.store.client import PASSING, persistent
+from edgemodel.store.client import PASSING, Waits, persistent
 from edgemodel.store.errors import CorruptError, DiskFullError, NotFoundError
 from edgemodel.store.manifest import PARTIAL, Chunk, File, Manifest
 from edgemodel.store.parallel import WORKERS, Counter, Report, run_all
@@ -26,10 +26,18 @@ _LONGEST_RUN = 4
 """Chunks that are asked for at once."""
 
 
-def fetch(store: ArtifactStore, key: str, digest: str, folder: Path, progress: Report | None = None) -> Manifest:
+def fetch(
+    store: ArtifactStore,
+    key: str,
+    digest: str,
+    folder: Path,
+    progress: Report | None = None,
+    waits: Waits | None = None,
+) -> Manifest:
     """Makes `folder` hold the artifact whose manifest has this digest. May be killed anywhere and called again.
 
-    Files that are there and right stay untouched; files that the manifest does not name are left alone.
+    Files that are there and right stay untouched; files that the manifest does not name are left alone. If `waits` is
+    given, a fetch that has begun waits a quarter of an hour for a store that goes away, and tells of it.
     """
     published = store.read_manifest(key, digest)
     if published is None:
@@ -54,7 +62,7 @@ def fetch(store: ArtifactStore, key: str, digest: str, folder: Path, progress: R
         _check_room(folder, unfinished)
         for target in unfinished:
             target.prepare()
-        run_all(lambda run: _Download(store, *run, counter).run(), _runs(missing))
+        run_all(lambda run: _Download(store, *run, counter, waits).run(), _runs(missing))
         for target in unfinished:
             target.finish()
     return manifest
@@ -122,17 +130,20 @@ def _runs(missing: Sequence[tuple[_Target, Chunk]]) -> list[tuple[_Target, list[
 class _Download:
     """A run of chunks on its way. After a failure it goes on where it was, after bad bytes where their chunk begins."""
 
-    def __init__(self, store: ArtifactStore, target: _Target, chunks: Sequence[Chunk], counter: Counter) -> None:
+    def __init__(
+        self, store: ArtifactStore, target: _Target, chunks: Sequence[Chunk], counter: Counter, waits: Waits | None
+    ) -> None:
         self._store = store
         self._target = target
         self._left = deque(chunks)
         self._counter = counter
+        self._waits = waits
         self._begin_chunk()
 
     def run(self) -> None:
         """All of it. With each chunk that is there, the tries are counted anew."""
         while self._left:
-            persistent(self._try)
+            persistent(self._try, self._waits)
 
     def _try(self) -> None:
         before = len(self._left)

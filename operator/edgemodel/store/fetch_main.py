@@ -24,7 +24,7 @@ def main() -> None:
     try:
         key, digest, folder = map(_setting, ("ARTIFACT_KEY", "ARTIFACT_DIGEST", "MODEL_DIR"))
         store = ArtifactStore(StoreConfig.from_env())
-        manifest = fetch(store, key, digest, Path(folder), _Log())
+        manifest = fetch(store, key, digest, Path(folder), _Log(), _waits)
     except StoreError as error:
         _end(error.reason, str(error), error.retry)
     except Exception as error:
@@ -43,6 +43,10 @@ class _Log:
         if done == total or time.monotonic() >= self._next:
             self._next = time.monotonic() + _LOG_SECONDS
             _log({"event": "progress", "bytesDone": done, "bytesTotal": total})
+
+
+def _waits(error: StoreError) -> None:
+    _log({"event": "waiting", "message": str(error)})
 
 
 def _setting(name: str) -> str:
