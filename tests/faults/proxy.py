@@ -72,7 +72,15 @@ class Damage:
     """One bit of the last byte that goes to the server is wrong."""
 
 
-Fault = Status | Lost | Cut | Flip | Slow | Damage
+@dataclass(frozen=True)
+class Late:
+    """The answer comes at once, and the server sees the request so much later."""
+
+    answer: bytes
+    seconds: float
+
+
+Fault = Status | Lost | Cut | Flip | Slow | Damage | Late
 Judge = Callable[[Request], Fault | None]
 
 
@@ -152,6 +160,10 @@ def run_proxy(upstream: str) -> Iterator[Proxy]:
                     self._send(status, headers, answer, pieces, seconds)
                 case Damage():
                     self._send(*self._ask(body[:-1] + bytes([body[-1] ^ 1])))
+                case Late(answer, seconds):
+                    threading.Timer(seconds, self._ask, [body]).start()
+                    self._send(200, [], answer)
+                    self.close_connection = True  # what is left of this handler is the late request
                 case None:
                     self._send(*self._ask(body))
 

@@ -34,6 +34,10 @@ REMOVAL_SECONDS = 60
 ABANDONED_SECONDS = 600
 """The age of a removal that nobody is at any more."""
 _POLL_SECONDS = 1.0
+_COMPLETION_SECONDS = 10
+"""How long a store may go on putting a blob together after it said that the upload is complete."""
+_COMPLETION_SPEED = 20 << 20
+"""Bytes that it puts together in each second beyond these."""
 _ATTEMPTS = 3
 
 _OWNER = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
@@ -205,12 +209,21 @@ class ArtifactStore:
                 self._bucket.upload(blob, source, file, counter.add)
             except (NotFoundError, TransientError) as error:
                 failure = error
-            if self._has(file):
+            if self._has(file) if failure else self._appears(file):
                 self._bucket.abort_uploads(blob)
                 return
             if isinstance(failure, TransientError):
                 raise failure
         raise CorruptError(f"{blob} does not have the {file.bytes} bytes of {file.path} after it was uploaded")
+
+    def _appears(self, file: File) -> bool:
+        """Whether an uploaded blob is there, or comes soon."""
+        end = time.monotonic() + _COMPLETION_SECONDS + file.bytes / _COMPLETION_SPEED
+        while not self._has(file):
+            if time.monotonic() > end:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
 
     def _put_manifest(self, manifest: Manifest) -> Published:
         """The manifest that is in place now: ours, or that of a whole artifact which someone else published."""

@@ -14,7 +14,7 @@ from edgemodel.store import artifacts
 from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.errors import DeniedError, StoreError, TransientError
 from edgemodel.store.manifest import Manifest
-from tests.faults.proxy import Damage, Fault, Lost, Proxy, Request, Status, first
+from tests.faults.proxy import Damage, Fault, Late, Lost, Proxy, Request, Status, first
 from tests.s3 import S3, manifest_of
 
 KEY, OTHER = "a1" * 16, "b2" * 16
@@ -294,6 +294,19 @@ def test_expired_credentials_are_read_again(s3: S3, proxy: Proxy, model: Path, m
     assert not caught.value.retry
     proxy.judge = first(2, expired, lambda request: request.method == method)
     assert store.publish(manifest, model) == manifest.digest()
+
+
+def test_a_blob_that_the_store_is_still_putting_together_is_not_uploaded_again(
+    s3: S3, proxy: Proxy, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some copy all parts for this. Asked once more by a client whose time was up, they answer at once."""
+    monkeypatch.setattr(artifacts, "_POLL_SECONDS", 0.05)
+    store, manifest = ArtifactStore(s3.through(proxy.url).config), manifest_of(model, KEY)
+    answer = b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>"
+    proxy.judge = lambda request: Late(answer, 1) if request.query.keys() == {"uploadId"} else None
+    assert store.publish(manifest, model) == manifest.digest()
+    assert store.is_whole(manifest)
+    assert sum(request.query.keys() == {"uploads"} and request.writes for request in proxy.seen) == 1
 
 
 def test_publish_waits_for_a_removal_that_takes_its_blob(
