@@ -14,7 +14,7 @@ A remover gives up after `REMOVAL_SECONDS`. One that is `ABANDONED_SECONDS` old 
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -125,7 +125,7 @@ class ArtifactStore:
         needless = blobs.keys() | (present.manifest.blobs().keys() if present else set())
         needless -= winner.manifest.blobs().keys()
         if needless:
-            self._sweep(manifest.key, uuid.uuid4().hex, needless, [pending])
+            self._sweep(_removal(manifest.key), manifest.key, needless, [pending])
         else:
             self._bucket.delete(pending)
         return winner.digest
@@ -146,8 +146,7 @@ class ArtifactStore:
         Call it again after any failure. An owner removes an artifact from one place at a time.
         """
         self._bucket.delete(_reference(key, owner))
-        marker = _removal(key, owner)
-        earlier = self._bucket.get(marker)
+        earlier = {place: data for place in self._markers(key, owner) if (data := self._bucket.get(place))}
         if not earlier and self._bucket.below(_references(key)):
             return Removed(artifact=False, blobs=frozenset())
         documents = [_manifest(key), *(entry.key for entry in self._bucket.below(_pendings(key)))]
@@ -156,12 +155,14 @@ class ArtifactStore:
         if not earlier and not found and all(self._bucket.size(document) is None for document in beside):
             # An owner that saw its own removal late: nobody would come back for a marker that is left now.
             return Removed(artifact=True, blobs=frozenset())
-        blobs = set(_parse_removal(earlier.data, marker).blobs) if earlier else set()
+        blobs: set[str] = set()
+        for place, removal in earlier.items():
+            blobs |= set(_parse_removal(removal.data, place).blobs)
         for document, content in found.items():
             # One that cannot be read would otherwise be there for ever, and keep every other removal from ending.
             with suppress(CorruptError):
                 blobs |= Manifest.parse(content.data, document).blobs().keys()
-        return self._sweep(key, owner, blobs, [*found, *beside], unless=_references(key))
+        return self._sweep(_removal(key, owner), key, blobs, [*found, *beside], earlier, unless=_references(key))
 
     def write_progress(self, key: str, progress: Progress) -> None:
         """Tells how far the Job is."""
@@ -241,12 +242,33 @@ class ArtifactStore:
                 continue
         raise ConflictError(f"{place} keeps changing")
 
-    def _sweep(self, key: str, name: str, blobs: set[str], documents: list[str], unless: str | None = None) -> Removed:
-        """Deletes the documents, and those of the blobs that no manifest names then, unless there is `unless`."""
+    def _markers(self, key: str, owner: str) -> Iterator[str]:
+        """The markers of the owner's earlier attempts to remove the artifact."""
+        prefix = _removals_of(key, owner)
+        for entry in self._bucket.below(prefix):
+            # The prefix is also that of owners whose names begin with this one. Attempts had no part of their own once.
+            if re.fullmatch(r"(\.[0-9a-f]{32})?\.json", entry.key.removeprefix(prefix)):
+                yield entry.key
+
+    def _sweep(
+        self,
+        marker: str,
+        key: str,
+        blobs: set[str],
+        documents: list[str],
+        earlier: Iterable[str] = (),
+        unless: str | None = None,
+    ) -> Removed:
+        """Deletes the documents, and those of the blobs that no manifest names then, unless there is `unless`.
+
+        The new marker says what the `earlier` ones say as well. Its name is new: who takes one of those for abandoned
+        deletes only that.
+        """
         started = time.monotonic()
-        marker = _removal(key, name)
         removal = _Removal(key=key, blobs=sorted(blobs))
         self._bucket.put(marker, removal.model_dump_json(by_alias=True).encode())
+        for place in earlier:
+            self._bucket.delete(place)
         kept = bool(unless and self._bucket.below(unless))
         for document in () if kept else documents:
             self._bucket.delete(document)
@@ -282,7 +304,7 @@ class ArtifactStore:
             if entry.age < ABANDONED_SECONDS:
                 yield removal
             else:
-                self._sweep(removal.key, uuid.uuid4().hex, set(removal.blobs), [entry.key])
+                self._sweep(_removal(removal.key), removal.key, set(removal.blobs), [], [entry.key])
 
     def _await_removals(self, blobs: Set[str]) -> None:
         while any(not blobs.isdisjoint(removal.blobs) for removal in self._removals()):
@@ -309,8 +331,15 @@ def _reference(key: str, owner: str) -> str:
     return f"{_references(key)}{_owner(owner)}"
 
 
-def _removal(key: str, owner: str) -> str:
-    return f"removals/{_KEY.validate_python(key)}.{_owner(owner)}.json"
+def _removals_of(key: str, owner: str = "") -> str:
+    """What the names of the artifact's removals begin with; of those by this owner, if one is given."""
+    begin = f"removals/{_KEY.validate_python(key)}"
+    return f"{begin}.{_owner(owner)}" if owner else begin
+
+
+def _removal(key: str, owner: str = "") -> str:
+    """A name that no removal has."""
+    return f"{_removals_of(key, owner)}.{uuid.uuid4().hex}.json"
 
 
 def _progress(key: str) -> str:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from edgemodel.store import artifacts
 from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.errors import DeniedError, StoreError, TransientError
 from edgemodel.store.manifest import Manifest
-from tests.faults.proxy import Damage, Fault, Late, Lost, Proxy, Request, Status, first
+from tests.faults.proxy import Damage, Fault, Late, Lost, Proxy, Request, Status, first, run_proxy
 from tests.s3 import S3, manifest_of
 
 KEY, OTHER = "a1" * 16, "b2" * 16
@@ -332,6 +333,47 @@ def test_publish_waits_for_a_removal_that_takes_its_blob(
     publisher.join(30)
     assert begun
     assert direct.is_whole(manifest)
+
+
+def test_a_removal_that_is_taken_for_abandoned_keeps_its_new_marker_when_it_begins_again(
+    s3: S3, proxy: Proxy, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends the abandoned one has looked before the owner came back."""
+    monkeypatch.setattr(artifacts, "_POLL_SECONDS", 0.05)
+    direct, remover = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    direct.publish(manifest_of(model, KEY), model)
+    proxy.judge = Wall(3, last_reaches_server=False)  # its reference and its marker come through
+    with pytest.raises(TransientError):
+        remover.remove(KEY, "owner")
+    (marker,) = (s3.files / s3.config.prefix / "removals").iterdir()
+    old = time.time() - 2 * artifacts.ABANDONED_SECONDS
+    os.utime(marker, (old, old))
+    removal = threading.Thread(target=remover.remove, args=(KEY, "owner"))
+    deletes, go_on = threading.Event(), threading.Event()
+
+    def pause(request: Request) -> None:
+        if request.method == "DELETE" and "/blobs/" in request.path:
+            deletes.set()
+            assert go_on.wait(30)
+
+    def begin_again(request: Request) -> None:
+        if request.method == "PUT" and "/removals/" in request.path:
+            proxy.judge = pause
+            removal.start()
+            assert deletes.wait(30)
+
+    with run_proxy(str(s3.config.endpoint)) as another:
+        another.judge = begin_again
+        ArtifactStore(s3.through(another.url).config).add_reference(OTHER, "newcomer")
+    manifest = manifest_of(another_model(tmp_path / "other"), OTHER)
+    publisher = threading.Thread(target=direct.publish, args=(manifest, tmp_path / "other"))
+    publisher.start()
+    publisher.join(1)
+    go_on.set()
+    removal.join(30)
+    publisher.join(30)
+    assert direct.is_whole(manifest)
+    assert [key for key in sorted(s3.keys()) if key.startswith("removals/")] == []
 
 
 def test_removal_spares_the_blobs_of_a_running_publish(s3: S3, proxy: Proxy, model: Path, tmp_path: Path) -> None:

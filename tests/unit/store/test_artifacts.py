@@ -158,6 +158,19 @@ def test_abandoned_removal_is_ended_by_whoever_meets_it(
     assert s3.keys() == {f"artifacts/{KEY}/refs/owner"}
 
 
+def test_an_owner_ends_its_own_removals_only(store: ArtifactStore, s3: S3, model: Path) -> None:
+    attempt, other_attempt = "0" * 32, "1" * 32
+    own = [f"removals/{KEY}.owner.json", f"removals/{KEY}.owner.{attempt}.json"]
+    others = [f"removals/{KEY}.owner.2.json", f"removals/{KEY}.owner.2.{other_attempt}.json"]
+    marker = json.dumps({"key": KEY, "blobs": list(manifest_of(model, KEY).blobs())}).encode()
+    store.publish(manifest_of(model, OTHER), model)
+    for place in own + others:
+        Bucket(s3.config).put(place, marker)
+    store.remove(OTHER, "neighbour")
+    store.remove(KEY, "owner")
+    assert s3.keys() == set(others)
+
+
 def test_wrong_secret_is_denied_and_not_shown(s3: S3, tmp_path: Path) -> None:
     (tmp_path / "AWS_ACCESS_KEY_ID").write_text("edgemodel-test")
     (tmp_path / "AWS_SECRET_ACCESS_KEY").write_text("wrong-secret")
