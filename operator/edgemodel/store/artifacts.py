@@ -267,20 +267,23 @@ class ArtifactStore:
         started = time.monotonic()
         removal = _Removal(key=key, blobs=sorted(blobs))
         self._bucket.put(marker, removal.model_dump_json(by_alias=True).encode())
-        for place in earlier:
-            self._bucket.delete(place)
-        kept = bool(unless and self._bucket.below(unless))
-        for document in () if kept else documents:
-            self._bucket.delete(document)
 
-        def delete(digest: str) -> None:
+        def delete(place: str) -> None:
             if time.monotonic() - started > REMOVAL_SECONDS:
-                raise TransientError(f"removing the blobs of {key} takes too long; the rest goes next time")
-            self._bucket.delete(_blob(digest))
+                raise TransientError(f"removing {key} takes too long; the rest goes next time")
+            self._bucket.delete(place)
+
+        def delete_blob(digest: str) -> None:
+            delete(_blob(digest))
             self._bucket.abort_uploads(_blob(digest))
 
+        for place in earlier:
+            delete(place)
+        kept = bool(unless and self._bucket.below(unless))
+        for document in () if kept else documents:
+            delete(document)
         needless = blobs - self._needed() if blobs else set()
-        run_all(delete, needless)
+        run_all(delete_blob, needless)
         self._bucket.delete(marker)
         return Removed(artifact=not kept, blobs=frozenset(needless))
 

@@ -17,6 +17,7 @@ from edgemodel.store.errors import DeniedError, StoreError, TransientError
 from edgemodel.store.manifest import Manifest
 from tests.faults.proxy import Damage, Fault, Late, Lost, Proxy, Request, Status, first, run_proxy
 from tests.s3 import S3, manifest_of
+from tests.unit.core.samples import performance
 
 KEY, OTHER = "a1" * 16, "b2" * 16
 PUBLISH = """
@@ -411,6 +412,29 @@ def test_reference_is_refused_while_the_artifact_goes(s3: S3, proxy: Proxy, mode
     assert refused == [TransientError]
     direct.add_reference(KEY, "newcomer")
     assert direct.read_manifest(KEY) is None
+
+
+def test_a_remover_that_takes_too_long_deletes_no_document_more(
+    s3: S3, proxy: Proxy, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as dead: what is there by now may be another's."""
+    monkeypatch.setattr(artifacts, "REMOVAL_SECONDS", 0.5)
+    direct, remover = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    direct.publish(manifest_of(model, KEY), model)
+    direct.write_performance(KEY, performance())
+
+    def stall(request: Request) -> None:
+        if request.method == "DELETE" and request.path.endswith("manifest.json"):
+            time.sleep(0.6)
+
+    proxy.judge = stall
+    with pytest.raises(TransientError, match="takes too long"):
+        remover.remove(KEY, "owner")
+    assert direct.read_performance(KEY)
+    proxy.judge = lambda _: None
+    monkeypatch.setattr(artifacts, "REMOVAL_SECONDS", 60)
+    assert remover.remove(KEY, "owner").artifact
+    assert s3.keys() == set()
 
 
 def test_damaged_upload_is_sent_again(s3: S3, proxy: Proxy, model: Path) -> None:
