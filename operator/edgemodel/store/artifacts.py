@@ -117,18 +117,21 @@ class ArtifactStore:
         counter = Counter(sum(file.bytes for file in blobs.values()), progress)
         self._await_removals(blobs.keys())
         self._upload_missing(blobs, folder, counter)
-        winner = self._put_manifest(manifest)
+        winner: Published | None
+        winner, seen = self._put_manifest(manifest)
         if winner.digest == digest:
             # A removal that had not seen the pending manifest may have taken a blob until now. From now on none does.
             self._await_removals(blobs.keys())
             self._upload_missing(blobs, folder, Counter(0, None))
-        needless = blobs.keys() | (present.manifest.blobs().keys() if present else set())
-        needless -= winner.manifest.blobs().keys()
+            # It may be another's by now, which missed that blob in ours; or the artifact was removed.
+            winner = self.read_manifest(manifest.key)
+        needless = blobs.keys() | seen | (present.manifest.blobs().keys() if present else set())
+        needless -= winner.manifest.blobs().keys() if winner else set()
         if needless:
             self._sweep(_removal(manifest.key), manifest.key, needless, [pending])
         else:
             self._bucket.delete(pending)
-        return winner.digest
+        return winner.digest if winner else digest
 
     def add_reference(self, key: str, owner: str) -> None:
         """Keeps the artifact from being removed, there or still to come. Look whether it is there only after this.
@@ -226,15 +229,18 @@ class ArtifactStore:
             time.sleep(_POLL_SECONDS)
         return True
 
-    def _put_manifest(self, manifest: Manifest) -> Published:
-        """The manifest that is in place now: ours, or that of a whole artifact which someone else published."""
+    def _put_manifest(self, manifest: Manifest) -> tuple[Published, set[str]]:
+        """The manifest that is in place now: ours, or that of a whole artifact which someone else published. And the
+        blobs of those that were in its place before."""
         data, place = manifest.canonical(), _manifest(manifest.key)
+        seen: set[str] = set()
         for _ in range(_ATTEMPTS):
             present = self.read_manifest(manifest.key)
             if present and (present.digest == manifest.digest() or self.is_whole(present.manifest)):
-                return present
+                return present, seen
             try:
                 if present:
+                    seen |= present.manifest.blobs().keys()
                     self._bucket.replace(place, data, present.etag)
                 else:
                     self._bucket.put_new(place, data)

@@ -243,7 +243,7 @@ def test_manifest_that_is_removed_when_it_is_to_be_replaced_is_written_anew(
     direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
     old, manifest = manifest_of(another_model(tmp_path / "other"), KEY), manifest_of(model, KEY)
     direct.publish(old, tmp_path / "other")
-    (s3.files / s3.config.prefix / "blobs/sha256" / old.files[0].sha256.removeprefix("sha256:")).unlink()
+    lose_model(s3, old)
     removed: list[bool] = []
 
     def remove(request: Request) -> None:
@@ -309,6 +309,68 @@ def test_a_blob_that_the_store_is_still_putting_together_is_not_uploaded_again(
     assert store.publish(manifest, model) == manifest.digest()
     assert store.is_whole(manifest)
     assert sum(request.query.keys() == {"uploads"} and request.writes for request in proxy.seen) == 1
+
+
+def lose_model(s3: S3, manifest: Manifest) -> None:
+    """As a removal does that had not seen the manifest."""
+    (s3.files / s3.config.prefix / "blobs/sha256" / manifest.files[0].sha256.removeprefix("sha256:")).unlink()
+
+
+class AfterManifest:
+    """Does something when the publisher has put its manifest, and looks for removals."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self.action = action
+        self.has_put = self.is_done = False
+
+    def __call__(self, request: Request) -> None:
+        if request.method == "PUT" and request.path.endswith("manifest.json"):
+            self.has_put = True
+        elif self.has_put and not self.is_done and "removals/" in str(request.query.get("prefix")):
+            self.is_done = True
+            self.action()
+
+
+def test_a_publisher_whose_manifest_was_replaced_leaves_nothing(
+    s3: S3, proxy: Proxy, model: Path, tmp_path: Path
+) -> None:
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    first_one, other = manifest_of(model, KEY), manifest_of(another_model(tmp_path / "other"), KEY)
+
+    def replace() -> None:
+        lose_model(s3, first_one)
+        direct.publish(other, tmp_path / "other")
+
+    proxy.judge = AfterManifest(replace)
+    assert store.publish(first_one, model) == other.digest()
+    assert direct.is_whole(other)
+    assert direct.remove(KEY, "owner").blobs == other.blobs().keys()
+    assert s3.keys() == set()
+
+
+def test_a_publisher_whose_artifact_was_removed_leaves_nothing(s3: S3, proxy: Proxy, model: Path) -> None:
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    proxy.judge = AfterManifest(lambda: direct.remove(KEY, "owner"))
+    store.publish(manifest_of(model, KEY), model)
+    assert s3.keys() == set()
+
+
+def test_a_publisher_that_replaces_a_manifest_leaves_nothing_of_it(
+    s3: S3, proxy: Proxy, model: Path, tmp_path: Path
+) -> None:
+    (model / "vocabulary.json").write_bytes(b"of this one only")
+    direct, store = ArtifactStore(s3.config), ArtifactStore(s3.through(proxy.url).config)
+    first_one, other = manifest_of(model, KEY), manifest_of(another_model(tmp_path / "other"), KEY)
+
+    def publish(request: Request) -> None:
+        if request.method == "PUT" and "/pending/" in request.path:
+            direct.publish(first_one, model)
+            lose_model(s3, first_one)
+
+    proxy.judge = publish
+    assert store.publish(other, tmp_path / "other") == other.digest()
+    assert direct.remove(KEY, "owner").blobs == other.blobs().keys()
+    assert s3.keys() == set()
 
 
 def test_publish_waits_for_a_removal_that_takes_its_blob(
