@@ -81,7 +81,7 @@ def test_apply_leads_to_a_streamed_answer_and_to_metrics(edge: Edge) -> None:
     leaders = 0.0
     for operator in edge.list("pods", SYSTEM_NAMESPACE, "app.kubernetes.io/component=operator"):
         seen = edge.scrape(SYSTEM_NAMESPACE, f"pod/{operator['metadata']['name']}", 8080)
-        assert seen['edgemodel_models{ready="True",reason="Serving"}'] >= 1
+        assert seen[f'edgemodel_models{{namespace="{NAMESPACE}",reason="Serving",state="Ready"}}'] >= 1
         leaders += seen["edgemodel_leading"]
     assert leaders == 1
 

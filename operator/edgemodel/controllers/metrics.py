@@ -8,19 +8,23 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from edgemodel.engine.cache import Cache
+from edgemodel.engine.objects import Object
+
+_LABELS = ("namespace", "state", "reason")
 
 
-def _ready_reason(obj: dict[str, object]) -> tuple[str, str]:
-    status = obj.get("status")
-    conditions = status.get("conditions", ()) if isinstance(status, dict) else ()
-    for condition in conditions:
-        if condition["type"] == "Ready":
-            return condition["status"], condition["reason"]
-    return "Unknown", "NotSeen"
+def _labels(obj: Object) -> tuple[str, str, str]:
+    """Namespace, state and reason."""
+    found = {condition["type"]: condition for condition in obj.get("status", {}).get("conditions", ())}
+    ready = found.get("Ready", {"status": "Unknown", "reason": "NotSeen"})
+    state = next(
+        (kind for kind in ("Ready", "Stalled", "Reconciling") if found.get(kind, {}).get("status") == "True"), "Unknown"
+    )
+    return obj["metadata"]["namespace"], state, ready["reason"]
 
 
 class ModelCollector(Collector):
-    """Counts by condition; the reasons are a closed set, so the labels are bounded."""
+    """Counts by condition. Each object is counted once, so there are no more label sets than objects."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -28,8 +32,8 @@ class ModelCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """One gauge for each of our two namespaced resources, and the bytes that artifacts take and save."""
         for kind, name in (("EdgeModel", "edgemodel_models"), ("ModelArtifact", "edgemodel_artifacts")):
-            family = GaugeMetricFamily(name, f"{kind}s by their Ready condition", labels=["ready", "reason"])
-            counts = Counter(_ready_reason(obj) for obj in self._cache.list(kind))
+            family = GaugeMetricFamily(name, f"{kind}s by their conditions", labels=_LABELS)
+            counts = Counter(_labels(obj) for obj in self._cache.list(kind))
             for labels, count in counts.items():
                 family.add_metric(labels, count)
             yield family
