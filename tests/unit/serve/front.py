@@ -164,8 +164,16 @@ class Running(Generic[EngineT]):
     def metric(self, name: str, **labels: str) -> float:
         return self.front.metrics.registry.get_sample_value(name, labels) or 0.0
 
+    def release(self, requests: int) -> None:
+        """Opens the engine's gate once so many requests are here, so that none comes after the others are done."""
+        assert self.engine.gate
+        try:
+            self.wait(lambda: self.batcher.running + self.batcher.waiting == requests)
+        finally:
+            self.engine.gate.set()
+
     def wait(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not holds():
             assert time.monotonic() < deadline, "waited in vain"
             time.sleep(0.01)
@@ -199,5 +207,5 @@ def serving(
             yield running
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()

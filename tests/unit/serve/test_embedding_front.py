@@ -5,6 +5,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import openai
@@ -111,17 +112,19 @@ def test_nobody_waits_for_all_of_a_long_request() -> None:
         assert running.engine.batches[:3] == [[1, 1], [1, 2], [1, 1]]
 
 
-def test_many_clients_share_the_engine(running: Running[Embedder]) -> None:
-    with ThreadPoolExecutor(32) as pool:
+def test_many_clients_share_the_engine() -> None:
+    with serving(Embedder(gate=threading.Event())) as running, ThreadPoolExecutor(32) as pool:
 
         def ask(number: int) -> bool:
             texts = [f"{number}", f"{number} and more"]
             answer = running.client().embeddings.create(model="tiny", input=texts)
             return [one.embedding for one in answer.data] == [expected(text) for text in texts]
 
-        assert all(pool.map(ask, range(64)))
-    assert max(map(len, running.engine.batches)) == 4
-    assert (running.batcher.running, running.batcher.waiting) == (0, 0)
+        right = pool.map(ask, range(64))
+        running.release(32)
+        assert all(right)
+        assert max(map(len, running.engine.batches)) == 4
+        assert (running.batcher.running, running.batcher.waiting) == (0, 0)
 
 
 def test_a_full_queue_answers_429() -> None:
@@ -178,22 +181,28 @@ def test_what_was_begun_is_answered_before_the_end() -> None:
 
 
 def test_on_sigterm_a_client_is_asked_to_leave(running: Running[Embedder]) -> None:
-    running.server.handle_exit(signal.SIGTERM, None)
-    connection = http.client.HTTPConnection("127.0.0.1", running.port)
-    connection.request("POST", "/v1/embeddings", json.dumps({"input": "x"}))
-    answer = connection.getresponse()
-    assert (answer.status, answer.getheader("Connection")) == (200, "close")
-    answer.read()
+    with closing(http.client.HTTPConnection("127.0.0.1", running.port)) as kept:
+        kept.request("GET", "/health")
+        kept.getresponse().read()
+        # While somebody is connected, the server stays for whoever comes.
+        running.server.handle_exit(signal.SIGTERM, None)
+        connection = http.client.HTTPConnection("127.0.0.1", running.port)
+        connection.request("POST", "/v1/embeddings", json.dumps({"input": "x"}))
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Connection")) == (200, "close")
+        answer.read()
     running.wait(lambda: running.engine.closed)
 
 
 def test_an_engine_that_fails_ends_its_requests_and_the_server() -> None:
-    with serving(Embedder(pace=0.1, fails_at=2), parallel=1) as running, ThreadPoolExecutor(3) as pool:
-        answers = list(pool.map(lambda _: running.post("/v1/embeddings", {"input": "x"})[0], range(3)))
+    engine = Embedder(gate=threading.Event(), fails_at=2)
+    with serving(engine, parallel=1) as running, ThreadPoolExecutor(3) as pool:
+        answers = pool.map(lambda _: running.post("/v1/embeddings", {"input": "x"})[0], range(3))
+        running.release(3)
         assert sorted(answers) == [200, 503, 503]
         assert str(running.front.failure) == "out of order"
         running.wait(lambda: running.server.should_exit)
-        assert running.engine.closed
+        running.wait(lambda: running.engine.closed)
 
 
 def test_metrics(running: Running[Embedder]) -> None:

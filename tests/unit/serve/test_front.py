@@ -79,8 +79,9 @@ def test_nothing_of_a_stop_sequence_is_sent(running: Running[StandIn], stream: b
         choice = running.client().completions.create(**asked).choices[0]
         text, finish = choice.text, choice.finish_reason
     assert (text, finish) == ("Grüße aus München 🥨, ", "stop")
-    running.wait(lambda: running.batcher.running == 0)
-    assert running.engine.cancelled, "the engine need not go on"
+    # The engine need not go on. The batcher forgets a request before it cancels it.
+    running.wait(lambda: bool(running.engine.cancelled))
+    assert running.batcher.running == 0
 
 
 def test_logprobs(running: Running[StandIn]) -> None:
@@ -172,17 +173,18 @@ def test_a_model_without_a_chat_template_says_so() -> None:
 # Load
 
 
-def test_many_clients_share_the_engine(running: Running[StandIn]) -> None:
-    with ThreadPoolExecutor(32) as pool:
+def test_many_clients_share_the_engine() -> None:
+    with serving(StandIn(gate=threading.Event())) as running, ThreadPoolExecutor(32) as pool:
 
         def ask(number: int) -> str:
             answer = running.client().completions.create(model="tiny", prompt=f"{number}", max_tokens=100)
             return answer.choices[0].text
 
-        texts = set(pool.map(ask, range(64)))
-    assert texts == {running.engine.text}
-    assert running.engine.most_at_once == 4
-    assert (running.batcher.running, running.batcher.waiting) == (0, 0)
+        texts = pool.map(ask, range(64))
+        running.release(32)
+        assert set(texts) == {running.engine.text}
+        assert running.engine.most_at_once == 4
+        assert (running.batcher.running, running.batcher.waiting) == (0, 0)
 
 
 def test_a_full_queue_answers_429() -> None:
@@ -213,8 +215,8 @@ def test_a_client_that_leaves_is_no_longer_worked_for(stream: bool) -> None:
     ):
         running.wait(lambda: running.engine.steps > 5)
         client.close()
-        running.wait(lambda: running.batcher.running == 0)
-        assert running.engine.cancelled == [1]
+        running.wait(lambda: running.engine.cancelled == [1])
+        assert running.batcher.running == 0
         assert running.engine.steps < 300
         running.wait(lambda: running.metric("edgemodel_serve_requests_total", endpoint="completions", code="499") == 1)
 
@@ -266,12 +268,13 @@ def test_a_connection_outlives_the_pauses_of_clients_and_proxies() -> None:
 
 
 def test_an_engine_that_fails_ends_its_requests_and_the_server() -> None:
-    with serving(StandIn(fails_at=5)) as running, ThreadPoolExecutor(3) as pool:
-        answers = list(pool.map(lambda _: running.post("/v1/completions", {"prompt": "x", "max_tokens": 40}), range(3)))
+    with serving(StandIn(gate=threading.Event(), fails_at=5)) as running, ThreadPoolExecutor(3) as pool:
+        answers = pool.map(lambda _: running.post("/v1/completions", {"prompt": "x", "max_tokens": 40}), range(3))
+        running.release(3)
         assert {status for status, _ in answers} == {503}
         assert str(running.batcher.failure) == "out of order"
         running.wait(lambda: running.server.should_exit)
-        assert running.engine.closed
+        running.wait(lambda: running.engine.closed)
 
 
 def test_metrics(running: Running[StandIn]) -> None:
