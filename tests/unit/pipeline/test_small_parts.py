@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,21 +86,36 @@ def test_threads_without_a_cgroup_are_the_cpus_that_are_allowed(tmp_path: Path) 
 
 def test_only_the_latest_progress_is_told_and_not_too_often() -> None:
     told: list[Progress] = []
-    reporter = Reporter(told.append, interval=0.2)
+    complete = threading.Event()
+
+    def write(progress: Progress) -> None:
+        told.append(progress)
+        if progress.percent == 100:
+            complete.set()
+
+    started = time.monotonic()
+    reporter = Reporter(write, interval=0.2)
     step = reporter.step("Fetch", 1000)
     for _ in range(1000):
         step.add(1)
-    time.sleep(0.3)
+    assert complete.wait(30)
     reporter.close()
-    assert len(told) <= 3
+    # The first at once, and one more at the end.
+    assert len(told) <= (time.monotonic() - started) / 0.2 + 2
     assert (told[-1].step, told[-1].percent, told[-1].bytes_done) == ("Fetch", 100, 1000)
 
 
 def test_the_last_news_is_told_also_when_the_end_comes_soon_after() -> None:
     told: list[str] = []
-    reporter = Reporter(lambda progress: told.append(progress.step), interval=0.2)
+    begun = threading.Event()
+
+    def write(progress: Progress) -> None:
+        told.append(progress.step)
+        begun.set()
+
+    reporter = Reporter(write, interval=10)
     reporter.step("Evaluate")
-    time.sleep(0.05)
+    assert begun.wait(30)
     reporter.step("Publish")
     reporter.close()
     assert told == ["Evaluate", "Publish"]
@@ -138,22 +154,34 @@ def test_what_threads_log_at_the_same_time_are_lines(tmp_path: Path) -> None:
 # Programs
 
 
-def _python(code: str, tmp_path: Path, **environ: str) -> tuple[str, list[str]]:
-    heard: list[str] = []
-    return children.run_child([sys.executable, "-c", code], tmp_path, heard.append, **environ), heard
+WRITES_ON_WHEN_HEARD = """
+import pathlib, time
+print("[0]", end="", flush=True)
+for _ in range(3000):
+    if pathlib.Path("heard").exists(): break
+    time.sleep(0.02)
+print("[1]", end="")
+"""
+
+
+def _python(code: str, tmp_path: Path, hear: Callable[[str], None] = lambda _: None, **environ: str) -> str:
+    return children.run_child([sys.executable, "-c", code], tmp_path, hear, **environ)
 
 
 def test_a_program_is_heard_while_it_writes_a_line(tmp_path: Path) -> None:
-    said, heard = _python(
-        "import time\nfor i in range(3): print(f'[{i}]', end='', flush=True); time.sleep(0.2)", tmp_path
-    )
-    assert "[0]" in heard
-    assert said == "[0][1][2]"
+    heard: list[str] = []
+
+    def hear(text: str) -> None:
+        heard.append(text)
+        (tmp_path / "heard").touch()
+
+    assert _python(WRITES_ON_WHEN_HEARD, tmp_path, hear) == "[0][1]"
+    assert heard[0] == "[0]"
 
 
 def test_a_program_sees_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
-    said, _ = _python("import os; print('HF_TOKEN' in os.environ, os.environ['MORE'])", tmp_path, MORE="1")
+    said = _python("import os; print('HF_TOKEN' in os.environ, os.environ['MORE'])", tmp_path, MORE="1")
     assert said == "False 1"
 
 
@@ -174,11 +202,8 @@ def test_a_program_that_found_the_disk_full_says_so(tmp_path: Path) -> None:
 
 
 def test_programs_are_ended_with_the_job(tmp_path: Path) -> None:
-    timer = threading.Timer(0.5, children.kill_children)
-    timer.start()
     with pytest.raises(errors.OutOfMemoryError):
-        _python("import time; time.sleep(60)", tmp_path)
-    timer.join()
+        _python("import time; print('here', flush=True); time.sleep(60)", tmp_path, lambda _: children.kill_children())
 
 
 # Schemes and texts
@@ -254,11 +279,11 @@ def test_sigterm_ends_the_job_at_once(tmp_path: Path) -> None:
     code = """
 import time
 from edgemodel.pipeline import __main__ as job
-job.run = lambda: (print("up", flush=True), time.sleep(60))
+job.run = lambda: (print("up", flush=True), time.sleep(120))
 job.main()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as running:
         assert running.stdout
         assert running.stdout.readline() == b"up\n"
         running.send_signal(signal.SIGTERM)
-        assert running.wait(5) == 128 + signal.SIGTERM
+        assert running.wait(60) == 128 + signal.SIGTERM
