@@ -18,7 +18,7 @@ from edgemodel.node.logs import Wanted
 from edgemodel.node.processes import Box, Run, port_problem
 from edgemodel.node.shim import LOG_FILES, Log, older
 
-FOREVER = "import time; print('here', flush=True); time.sleep(60)"
+FOREVER = "import time; print('here', flush=True); time.sleep(600)"
 
 
 @pytest.fixture
@@ -35,12 +35,20 @@ def start(box: Box, script: str, attempt: int = 1, **env: str) -> None:
     box.start([sys.executable, "-c", script], env, box.folder.parent / "home", attempt)
 
 
-def wait(holds: Callable[[], bool], seconds: float = 10) -> None:
+def wait(holds: Callable[[], bool], seconds: float = 60) -> None:
     """Until something holds."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    """Whether there is no such process any more."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def running(box: Box) -> Run:
@@ -107,10 +115,10 @@ def test_program_that_is_not_there_is_a_run_that_failed(box: Box) -> None:
 
 
 def test_what_a_process_has_started_ends_with_it(box: Box) -> None:
-    start(box, "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True)")
+    start(box, "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True)")
     ended(box)
     child = int(said(box))
-    wait(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    wait(lambda: gone(child))
 
 
 def test_process_whose_keeper_was_killed_does_not_go_on(box: Box) -> None:
@@ -121,7 +129,7 @@ def test_process_whose_keeper_was_killed_does_not_go_on(box: Box) -> None:
     run = ended(box)
     assert run.code == 137
     assert "kept" in run.message
-    wait(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    wait(lambda: gone(pid))
 
 
 def test_next_run_has_a_log_of_its_own_and_the_one_before_stays(box: Box) -> None:
@@ -138,7 +146,8 @@ def test_stopped_twice_starts_once(box: Box) -> None:
     run = running(box)
     other = Box(box.folder)  # of an agent that does not know of the first
     start(other, FOREVER)
-    time.sleep(1.5)
+    assert other._shim
+    assert other._shim.wait(60) == 1
     assert other.look() == box.look() == run
 
 
@@ -210,7 +219,7 @@ def test_log_is_followed_over_its_rotation_to_the_end(tmp_path: Path) -> None:
                 ended.set()
         return found
 
-    assert asyncio.run(asyncio.wait_for(follow(), 10)) == [b"first\n", b"second\n"]
+    assert asyncio.run(asyncio.wait_for(follow(), 60)) == [b"first\n", b"second\n"]
 
 
 # Ports
