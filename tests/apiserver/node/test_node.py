@@ -133,10 +133,14 @@ def test_lease_is_renewed_and_nothing_else_is_written_while_nothing_changes(clus
         return [each["metadata"]["resourceVersion"] for each in (cluster.get("node", NODE), now_of(cluster, served))]
 
     before, first = versions(), lease()
+
+    def renewed() -> Json | None:
+        now = lease()
+        return now if now["spec"]["renewTime"] > first["spec"]["renewTime"] else None
+
     time.sleep(12)
-    now = lease()
+    now = cluster.wait("renewed", renewed)
     assert now["spec"]["holderIdentity"] == NODE
-    assert now["spec"]["renewTime"] > first["spec"]["renewTime"]
     assert [owner["kind"] for owner in now["metadata"]["ownerReferences"]] == ["Node"]
     assert versions() == before
 
@@ -285,11 +289,13 @@ def test_process_that_does_not_answer_is_not_ready(cluster: Cluster, second: Jso
 
 
 def test_deleted_pod_ends_its_process(cluster: Cluster, second: Json) -> None:
+    (container,) = second["spec"]["template"]["spec"]["containers"]
+    container["lifecycle"]["preStop"]["sleep"]["seconds"] = 10  # there is time to see that it goes on
     cluster.apply(second)
     pod = cluster.ready_pod("second")
     pid = ask(pod)["pid"]
     cluster.kubectl("delete", "deployment", "--namespace", NAMESPACE, "second-mac")
-    cluster.wait("deleted", lambda: "deletionTimestamp" in now_of(cluster, pod)["metadata"])
+    cluster.wait("deleted", lambda: "deletionTimestamp" in now_of(cluster, pod).get("metadata", {}))
     assert alive(pid)  # its preStop gives clients time to go elsewhere
     cluster.wait("gone", lambda: not cluster.get("pod", pod["metadata"]["name"]))
     assert not alive(pid)
@@ -310,7 +316,7 @@ def test_pod_that_is_no_more_ends_its_process(cluster: Cluster, second: Json) ->
         "--force",
         "--wait=false",
     )
-    cluster.wait("ended", lambda: not alive(pid), 10)
+    cluster.wait("ended", lambda: not alive(pid), 60)
 
 
 def test_evicted_pod_ends_its_process(cluster: Cluster, second: Json) -> None:
@@ -512,7 +518,7 @@ def test_certificate_that_is_about_to_end_is_renewed(cluster: Cluster, served: J
     assert end() < datetime.now(UTC) + timedelta(days=2)
     cluster.agent.start()
     cluster.wait("renewed", lambda: end() > datetime.now(UTC) + timedelta(days=300))
-    assert is_ready(now_of(cluster, served))
+    cluster.wait("ready", lambda: is_ready(now_of(cluster, served)))
 
 
 def test_second_agent_in_the_same_folder_is_refused(cluster: Cluster, served: Json) -> None:
