@@ -12,6 +12,7 @@ import urllib.request
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from math import nan
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,7 +114,7 @@ class Operator:
     def get(self, path: str) -> tuple[int, str]:
         """An answer of its health server: status and text; 0 while there is none."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -122,14 +123,23 @@ class Operator:
             return 0, ""
 
     def metric(self, pattern: str) -> float:
-        """The sum of the samples whose name and labels match."""
-        lines = self.get("/metrics")[1].splitlines()
+        """The sum of the samples whose name and labels match; not a number while there is no answer."""
+        status, text = self.get("/metrics")
+        if status != 200:
+            return nan
+        lines = text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(pattern, line))
 
     def writes(self) -> float:
         """How much it has written, its lease aside."""
         everything = self.metric(r"edgemodel_api_requests_total\{.*verb=\"(create|apply|apply_status|patch|delete)\"")
         return everything - self.metric(r"edgemodel_api_requests_total\{.*resource=\"leases\".*verb=\"(create|patch)\"")
+
+    def writes_of(self, count: float) -> float:
+        """How much it has written, once it is so much at least: it counts a write when it has the answer, and by then
+        others may have seen what it wrote."""
+        wait_for(lambda: self.writes() >= count)
+        return self.writes()
 
     def ready(self) -> bool:
         """Whether it says so."""
@@ -146,7 +156,7 @@ class Operator:
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Sends a signal and waits. The exit status."""
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture(scope="session")
