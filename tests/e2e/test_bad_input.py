@@ -102,7 +102,8 @@ def test_bad_input_is_said_in_a_condition_and_an_event(asked: Edge, name: str) -
     _, reason, words = CASES[name]
     model = asked.wait_reason(name, reason, "InProgress" if name in GOES_ON else "Failed", 400)
     assert words in condition(model, "Ready")["message"]
-    assert reason in asked.events(name)
+    # Events come after the statuses that they are about.
+    asked.wait(f"an Event of {name}: {reason}", lambda: reason in asked.events(name))
     assert not asked.list("deployments,daemonsets", selector=f"edgemodel.dev/model={name}")
 
 

@@ -280,7 +280,7 @@ def test_pod_too_large_for_the_mac_says_so(mac: Mac, serving: Json) -> None:
     mac.edge.apply(pod | {"spec": spec | {"nodeName": NODE}})
     mac.edge.wait("refused", lambda: mac.edge.get("pod", name)["status"].get("phase") == "Failed", 30)
     assert mac.edge.get("pod", name)["status"]["reason"] == "OutOfMemory"
-    assert "OutOfMemory" in mac.edge.events(name)
+    mac.edge.wait("an Event", lambda: "OutOfMemory" in mac.edge.events(name))
     mac.edge.delete("pod", name)
 
 
