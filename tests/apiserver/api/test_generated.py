@@ -174,7 +174,6 @@ def all_are_taken_well(server: Server, generated: st.SearchStrategy[Object], liv
 
     @settings(
         max_examples=300,
-        deadline=None,
         database=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example, HealthCheck.data_too_large],

@@ -159,7 +159,7 @@ _TASKS: list[Task] = ["TextGeneration", "Embeddings"]
 _SIZES = ("parameters", "layers", "kv_heads", "head_size", "vocabulary")
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(_facts, st.sampled_from(_SIZES), st.integers(1, 1000), st.integers(0, 10**11), _count)
 def test_a_bigger_model_never_gets_less(facts: ModelFacts, field: str, more: int, artifact: int, overhead: int) -> None:
     bigger = facts.model_copy(update={field: getattr(facts, field) + more})
@@ -172,7 +172,7 @@ def test_a_bigger_model_never_gets_less(facts: ModelFacts, field: str, more: int
         )
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(_facts, st.integers(128, 10**6), st.integers(1, 255), st.integers(0, 10**11), st.sampled_from(_TASKS))
 def test_more_context_and_more_requests_never_get_less(
     facts: ModelFacts, context: int, parallel: int, artifact: int, task: Task

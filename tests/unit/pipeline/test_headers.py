@@ -152,7 +152,7 @@ def test_gguf_without_an_architecture_is_malformed() -> None:
         _gguf(gguf({}, {}, 0)).facts()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=400))
 @example(safetensors(*TWO))
 def test_no_bytes_make_the_safetensors_reader_fail_otherwise(data: bytes) -> None:
@@ -161,7 +161,7 @@ def test_no_bytes_make_the_safetensors_reader_fail_otherwise(data: bytes) -> Non
             _safetensors(candidate)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=400))
 @example(llama_gguf())
 def test_no_bytes_make_the_gguf_reader_fail_otherwise(data: bytes) -> None:
@@ -170,7 +170,7 @@ def test_no_bytes_make_the_gguf_reader_fail_otherwise(data: bytes) -> None:
             _gguf(candidate).facts()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, len(llama_gguf()) - 1), st.integers(0, 255))
 def test_no_changed_byte_makes_the_gguf_reader_fail_otherwise(place: int, value: int) -> None:
     data = bytearray(llama_gguf())
@@ -186,14 +186,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from([*CONFIG, "text_config", "head_dim", "multi_query", "model_type"]), JSON))
 def test_no_config_makes_the_reader_fail_otherwise(config: dict[str, object]) -> None:
     with contextlib.suppress(PipelineError):
         config_facts(read_config(json.dumps(config).encode()), Weights())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(JSON)
 def test_no_tensor_entry_makes_the_reader_fail_otherwise(value: object) -> None:
     head = json.dumps({"a": value}).encode()
