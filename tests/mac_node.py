@@ -151,7 +151,7 @@ class Agent:
         """Sends it a signal, and waits until it has ended. The exit status."""
         assert self._process
         self._process.send_signal(number)
-        return self._process.wait(20)
+        return self._process.wait(60)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

@@ -183,7 +183,7 @@ def _served(made: Made) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, env=made.packages.env | environ, stderr=subprocess.DEVNULL) as server:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while not _healthy(url):
                 assert server.poll() is None, "it ended"
                 assert time.monotonic() < deadline, "it does not answer"
@@ -191,7 +191,7 @@ def _served(made: Made) -> Iterator[str]:
             yield url
         finally:
             server.terminate()
-            assert server.wait(20) == 0
+            assert server.wait(120) == 0
 
 
 def _healthy(url: str) -> bool:

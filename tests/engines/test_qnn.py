@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from openai import OpenAI
 
 from hack.cluster.controlplane import free_ports
+from hack.cluster.shell import wait_for
 from tests.packages import Packages
 from tests.qnn import VOCABULARY, WIDTH
 
@@ -92,18 +92,21 @@ def front(qnn: Packages, qnn_turned: dict[str, Any], tmp_path_factory: pytest.Te
             [qnn.python, "-m", "edgemodel.serve", "qnn"], env=qnn.env | environ, stdout=output, stderr=output
         )
     address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{address}/health"):
+                return True
+        except OSError:
+            return False
+
     try:
-        for _ in range(600):
-            assert process.poll() is None, log.read_text()
-            try:
-                with urllib.request.urlopen(f"{address}/health"):
-                    break
-            except OSError:
-                time.sleep(0.1)
+        wait_for("a front that answers", answers, timeout=300)
         yield address
     finally:
         process.terminate()
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(120) == 0, log.read_text()
 
 
 def test_the_official_client_gets_embeddings_through_the_front(front: str) -> None:

@@ -78,7 +78,7 @@ class Operator:
         bad = ("error", "critical", "raw")
         return [f"{line['message']} {line.get('exception', '')}" for line in self.messages() if line["level"] in bad]
 
-    def wait_for(self, message: str, timeout: float = 30) -> None:
+    def wait_for(self, message: str, timeout: float = 120) -> None:
         """Until it has logged it."""
         until = time.monotonic() + timeout
         while not any(message in line["message"] for line in self.messages()):
@@ -95,7 +95,7 @@ class Operator:
 
     def metrics(self) -> dict[str, float]:
         """Its metrics by name and labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
@@ -117,7 +117,7 @@ class Operator:
             os.kill(self.pid, number)
         except ProcessLookupError:
             return
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while self.alive:
             if time.monotonic() > until:
                 raise AssertionError(f"the operator does not end:\n{self.log.read_text()[-4000:]}")

@@ -37,7 +37,7 @@ def ready(place: Place, name: str = "model", **wanted: object) -> Obj:
         return model if is_settled(model, "Ready") and fits else None
 
     try:
-        found = wait(f"{name} Ready", is_ready, timeout=60)
+        found = wait(f"{name} Ready", is_ready)
     except AssertionError:
         pods = [(pod["metadata"]["name"], pod.get("status")) for pod in place.all("Pod")]
         workloads = [

@@ -126,7 +126,7 @@ class Crowd:
             found = condition(model, case.condition)
             return model if found.get("reason") == case.reason and case.says in found["message"] else {}
 
-        return wait(f"{name}: {case.reason}", says, timeout=120)
+        return wait(f"{name}: {case.reason}", says)
 
 
 @pytest.fixture(scope="module")
@@ -237,13 +237,13 @@ def test_memory(world: World) -> None:
         place.start()
         for name in killed:
             world.apply(model_of(name, place.namespace, {}))
-        wait("tried again", lambda: len(place.world.behaviour(place.namespace).started) >= 2 + 4, timeout=60)
+        wait("tried again", lambda: len(place.world.behaviour(place.namespace).started) >= 2 + 4)
 
         def said(name: str, kind: str) -> Obj:
             return condition(place.get("EdgeModel", name), kind)
 
-        wait("the one made", lambda: said("twice", "Ready").get("status") == "True", timeout=90)
-        wait("the other given up", lambda: said("always", "Stalled").get("reason") == "OutOfMemory", timeout=90)
+        wait("the one made", lambda: said("twice", "Ready").get("status") == "True")
+        wait("the other given up", lambda: said("always", "Stalled").get("reason") == "OutOfMemory")
         assert "4 times the memory" in said("always", "Stalled")["message"]
         assert "memoryOverhead" in said("always", "Stalled")["message"]
         jobs = [name for kind, name in world.behaviour(place.namespace).started if kind == "Job"]

@@ -240,7 +240,7 @@ class Place:
         return [line for operator in self.operators for line in operator.complaints()]
 
 
-def wait(what: str, check: Callable[[], T], timeout: float = 30, pause: float = 0.03) -> T:
+def wait(what: str, check: Callable[[], T], timeout: float = 120, pause: float = 0.03) -> T:
     """What `check` returns once it is true."""
     until = time.monotonic() + timeout
     while True:

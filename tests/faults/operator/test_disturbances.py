@@ -61,7 +61,7 @@ def test_awake_after_the_world_changed(world: World, place: Place) -> None:
     world.merge(deployment, {"spec": {"replicas": 0}})
     world.apply(edge_model("again", place.namespace, variants=Q8))
     os.kill(sleeper.pid, signal.SIGCONT)
-    wait("as it is asked", lambda: ready(place, summary="Q8_0") and ready(place, "again", "Q8_0"), timeout=60)
+    wait("as it is asked", lambda: ready(place, summary="Q8_0") and ready(place, "again", "Q8_0"))
     wait("one artifact", lambda: len(place.all("ModelArtifact")) == 1)
     assert {obj["metadata"]["name"] for obj in place.all("Deployment")} == {"model-cpu", "again-cpu"}
     assert set(jobs(place).values()) == {1}
@@ -82,7 +82,7 @@ def test_started_after_the_world_changed(world: World, place: Place) -> None:
             world.delete(obj)
     wait("gone", lambda: not place.all("Service") and not place.all("Job"))
     place.start()
-    wait("as it is asked", lambda: ready(place, summary="Q8_0"), timeout=60)
+    wait("as it is asked", lambda: ready(place, summary="Q8_0"))
     wait("one artifact", lambda: len(place.all("ModelArtifact")) == 1)
     wait("a Service", lambda: [obj["metadata"]["name"] for obj in place.all("Service")] == ["model"])
     assert [obj["metadata"]["name"] for obj in place.all("Deployment")] == ["model-cpu"]
@@ -101,13 +101,13 @@ def test_the_leader_is_killed(world: World, place: Place) -> None:
     wait("a Job", lambda: place.all("Job"))
     first.kill()
     world.behave(place.namespace, job=publishes)
-    wait("served", lambda: ready(place), timeout=60)
+    wait("served", lambda: ready(place))
     assert set(jobs(place).values()) == {1}
     third = place.start()
     time.sleep(1)
     os.kill(second.pid, signal.SIGSTOP)
     world.apply(edge_model("model", place.namespace, variants=Q8))
-    wait("rolled over", lambda: ready(place, summary="Q8_0"), timeout=60)
+    wait("rolled over", lambda: ready(place, summary="Q8_0"))
     os.kill(second.pid, signal.SIGCONT)
     wait("the old leader ends", lambda: not second.alive)
     assert third.alive
@@ -128,7 +128,7 @@ def test_the_store_fails_for_a_while(world: World, place: Place) -> None:
     def told(reason: str) -> set[str]:
         return {event["regarding"]["kind"] for event in place.all("Event") if event["reason"] == reason}
 
-    wait("said of the artifact", lambda: says("ModelArtifact"), timeout=60)
+    wait("said of the artifact", lambda: says("ModelArtifact"))
     wait("said of the model", lambda: says("EdgeModel"))
     # Events come after the statuses that they are about.
     wait("told of both", lambda: {"EdgeModel", "ModelArtifact"} <= told("StoreUnavailable"))
@@ -137,14 +137,14 @@ def test_the_store_fails_for_a_while(world: World, place: Place) -> None:
     time.sleep(4)
     assert [line for line in place.writes.seen[before:] if "/apis/" in line] == []
     broken = False
-    wait("served", lambda: ready(place), timeout=90)
+    wait("served", lambda: ready(place))
     broken = True
     world.delete(edge_model("model", place.namespace))
     wait("pods gone", lambda: not place.all("Deployment"))
     time.sleep(2)
     assert len(place.all("ModelArtifact")) == 1, "its bytes are still there"
     broken = False
-    wait("nothing left", lambda: not place.all("ModelArtifact") and not place.bucket.keys(), timeout=120)
+    wait("nothing left", lambda: not place.all("ModelArtifact") and not place.bucket.keys())
     assert [line for line in place.complaints() if "store" not in line.lower()] == []
 
 
@@ -161,13 +161,13 @@ def test_the_api_server_is_restarted(tmp_path: Path) -> None:
         with restarter.down():
             time.sleep(3)
         try:
-            wait("an API server", lambda: answers(place), timeout=60)
+            wait("an API server", lambda: answers(place))
             world.behave(place.namespace, job=publishes)
-            wait("served", lambda: ready(place), timeout=90)
+            wait("served", lambda: ready(place))
             assert operator.alive
             assert jobs(place) == Counter({place.all("Job")[0]["metadata"]["name"]: 1})
             world.apply(edge_model("model", place.namespace, variants=Q8))
-            wait("rolled over", lambda: ready(place, summary="Q8_0"), timeout=60)
+            wait("rolled over", lambda: ready(place, summary="Q8_0"))
         finally:
             restarter.close()
 
