@@ -25,6 +25,7 @@ from hack.cluster.shell import ClusterError, say, wait_for
 
 _ETCD_NEEDS_BYTES = 1 << 30
 _DATA = "edgemodel-apiserver-"
+_TRIES = 5
 # Where the kernel can do so, it ends a server whose starter was killed.
 _ENDING_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
@@ -130,9 +131,29 @@ class ControlPlane:
 def apiserver(folder: Path) -> Iterator[Path]:
     """An API server of one's own until the block ends. Yields the path of the admin's kubeconfig."""
     packages.need(packages.APISERVER)
-    program = binaries.folder() / "kube-apiserver"
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                plane = stack.enter_context(_started(folder))
+                break
+            except _EndedError as error:
+                # Where several start side by side, one may take a port that another has just found free.
+                if "address already in use" not in str(error) or not tries_left:
+                    raise
+        say(f"API server ready at {plane.server}")
+        yield plane.kubeconfig("admin", plane.admin())
+
+
+class _EndedError(ClusterError):
+    """A server ended when it should have become ready."""
+
+
+@contextmanager
+def _started(folder: Path) -> Iterator[ControlPlane]:
+    """etcd and an API server on ports that were free, until the block ends."""
+    program = binaries.folder() / "kube-apiserver"
     with ExitStack() as stack:
         port, etcd_port, etcd_peer_port = free_ports(3)
         plane = ControlPlane(
@@ -150,12 +171,11 @@ def apiserver(folder: Path) -> Iterator[Path]:
         def ready() -> bool:
             for process, log in ((etcd, "etcd.log"), (server, "kube-apiserver.log")):
                 if process.poll() is not None:
-                    raise ClusterError(f"{process.args!r} ended:\n{(folder / log).read_text()[-2000:]}")
+                    raise _EndedError(f"{process.args!r} ended:\n{(folder / log).read_text()[-2000:]}")
             return plane.is_ready()
 
         wait_for("an API server that is ready", ready, timeout=120)
-        say(f"API server ready at {plane.server}")
-        yield plane.kubeconfig("admin", plane.admin())
+        yield plane
 
 
 @contextmanager
