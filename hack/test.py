@@ -25,8 +25,8 @@ SIDE_BY_SIDE = [*PYTEST, "--numprocesses=auto", "--maxprocesses=4", "--dist=load
 """For tests that share nothing, but for those of an xdist_group: these stay together, in their order."""
 WAITING = [*PYTEST, "--numprocesses=3", "--dist=loadgroup"]
 """The same, for tests that wait more than they compute."""
-NODE = "tests/apiserver/node"
-"""On an API server too, one after the other: in the lane that has the time."""
+LATER = ("tests/apiserver/node", "tests/apiserver/engine")
+"""On an API server too: in the lane that has the time."""
 BEHIND = ["nice", "-n", "10"]
 """For what computes, beside what has deadlines."""
 SUMMARY = ("FAILED ", "ERROR ")
@@ -98,12 +98,18 @@ def on_engines() -> None:
         lane="engines",
     )
     step("tests on real engines", *BEHIND, *SIDE_BY_SIDE, "tests/engines", lane="engines")
-    step("fault tests, tests of the agent", *WAITING, "tests/faults", NODE, lane="engines")
+    step("fault tests, tests of the agent and of the engine room", *WAITING, "tests/faults", *LATER, lane="engines")
 
 
 def on_clusters() -> None:
     """An API server for each process of the tests, and then the cluster."""
-    step("tests on an API server", *WAITING, "tests/apiserver", f"--ignore={NODE}", lane="cluster")
+    step(
+        "tests on an API server",
+        *WAITING,
+        "tests/apiserver",
+        *(f"--ignore={folder}" for folder in LATER),
+        lane="cluster",
+    )
     was_up = cluster_is_up()
     step("cluster", *CLUSTER, "up", lane="cluster")
     try:
