@@ -138,7 +138,6 @@ def deploy(namespaces: Sequence[str], hub: str = "") -> Deployed:
         deployed.kubectl("label", "--overwrite", "namespace", namespace, RESTRICTED)
     switches = [
         "objectStore.embedded.enabled=true",
-        "objectStore.embedded.persistence.enabled=false",
         "probe.enabled=true",
         "macNodes.enabled=true",
     ]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from hack.cluster import binaries, cgroups, network, oci, packages
 from hack.cluster.controlplane import ControlPlane
@@ -24,6 +25,7 @@ from hack.cluster.shell import ClusterError, mounts, run, say, wait_for, write
 _API_PORT, _ETCD_PORT, _ETCD_PEER_PORT = 26443, 23790, 23800
 _PROXY_HEALTH_PORT, _PROXY_METRICS_PORT = 21256, 21249
 _DNS_PORT, _DNS_READY_PORT = 20053, 20081
+_VOLUMES = 4
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Native:
             node.start_kubelet(programs)
         self._start_proxy(programs)
         self._start_dns(programs)
+        self._offer_volumes(programs)
         names = [node.name for node in self._nodes(nodes)]
         wait_for(f"readiness of {', '.join(names)}", lambda: set(names) <= self._ready_nodes(programs), timeout=180)
         wait_for("an answer by the cluster's DNS", _dns_answers, timeout=60)
@@ -203,6 +206,37 @@ class Native:
 """,
         )
         Program(self.folder, "coredns").ensure([programs / "coredns", "-conf", corefile], corefile)
+
+    def _offer_volumes(self, programs: Path) -> None:
+        """A default class of storage, as kind has one. Its volumes are folders, ready to be claimed."""
+        meta = {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}
+        items: list[dict[str, Any]] = [
+            {
+                "apiVersion": "storage.k8s.io/v1",
+                "kind": "StorageClass",
+                "metadata": meta,
+                "provisioner": "kubernetes.io/no-provisioner",
+            }
+        ]
+        for number in range(_VOLUMES):
+            path = self.folder / "volumes" / str(number)
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o777)  # pods are of any user
+            items.append(
+                {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolume",
+                    "metadata": {"name": f"volume-{number}"},
+                    "spec": {
+                        "accessModes": ["ReadWriteOnce"],
+                        "capacity": {"storage": "100Gi"},
+                        "hostPath": {"path": str(path)},
+                        "storageClassName": "standard",
+                    },
+                }
+            )
+        offered = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        run(programs / "kubectl", "--kubeconfig", self.kubeconfig, "apply", "-f", "-", text=offered)
 
     def _ready_nodes(self, programs: Path) -> set[str]:
         ready = '{range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status} {end}'

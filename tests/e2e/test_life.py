@@ -23,7 +23,7 @@ def test_the_probe_tells_what_the_processor_can(edge: Edge) -> None:
         pytest.skip("the probe knows nothing of this machine's processor")
 
     def labels() -> dict[str, str]:
-        nodes = json.loads(edge.deployed.kubectl("get", "nodes", "-o", "json"))["items"]
+        nodes = edge.list("nodes")
         return {name: value for name, value in nodes[0]["metadata"]["labels"].items() if is_probed(name)}
 
     edge.wait("the node is labelled", lambda: labels() == expected, 60)
@@ -124,14 +124,20 @@ def test_a_new_scheme_is_rolled_out_while_no_request_fails(edge: Edge) -> None:
 
 
 def test_a_killed_pod_comes_back_with_its_verified_artifact(edge: Edge) -> None:
-    (pod,) = edge.list("pods", selector="edgemodel.dev/model=life,edgemodel.dev/role=serve")
-    edge.deployed.kubectl(
-        "delete", "pod", pod["metadata"]["name"], "--namespace", NAMESPACE, "--grace-period=0", "--force"
-    )
+    """Also where the store is killed with it: what that has is on a volume."""
+    in_store = edge.blobs()
+    for namespace, selector in (
+        (SYSTEM_NAMESPACE, "app.kubernetes.io/component=store"),
+        (NAMESPACE, "edgemodel.dev/model=life,edgemodel.dev/role=serve"),
+    ):
+        (pod,) = edge.list("pods", namespace, selector)
+        name = pod["metadata"]["name"]
+        edge.deployed.kubectl("delete", "pod", name, "--namespace", namespace, "--grace-period=0", "--force")
     edge.wait("noticed", lambda: condition(edge.get("em", "life"), "Ready").get("status") == "False", 30)
     edge.wait_ready("life")
     with edge.openai("life") as client:
         assert client.completions.create(model="life", prompt="Tom", max_tokens=4).choices[0].text
+    assert edge.blobs() == in_store
 
 
 def test_one_pod_on_each_node(edge: Edge) -> None:
