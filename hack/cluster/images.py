@@ -92,6 +92,8 @@ KNOWN = {
     image.name: image
     for image in (
         Image("operator"),
+        Image("operator", "packages"),
+        Image("operator", "python"),
         Image("torch", "torch"),
         Image("llamacpp"),
         Image("llamacpp", "serve-cuda"),

@@ -21,6 +21,7 @@ def test_an_image_is_made_of_stages_of_its_own_and_of_images_that_it_names() -> 
     assert {part.name for part in KNOWN["qnn-toolchain"].parts()} == {"torch"}
     assert {part.name for part in KNOWN["qnn"].parts()} == {"qnn-engine"}
     assert KNOWN["qnn-engine"].parts() == []
+    assert {part.name for part in KNOWN["operator"].parts()} == {"operator-packages", "operator-python"}
 
 
 def test_the_key_follows_the_image_that_it_starts_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
