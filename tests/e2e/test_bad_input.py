@@ -3,13 +3,16 @@
 import copy
 import json
 import struct
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hack.cluster import kind
 from hack.cluster.shell import REPOSITORY
 from hack.deploy import SOURCES, SYSTEM_NAMESPACE, upload_sources
 from tests.e2e.edge import NAMESPACE, SMALL, Edge, Json, condition, edge_model
@@ -65,14 +68,39 @@ def write_bad_models(folder: Path) -> dict[str, Path]:
 
 def runtime_like_llamacpp(edge: Edge, name: str, **pipeline: Any) -> Json:
     """The built-in runtime under another name, with another pipeline."""
-    runtime = json.loads(edge.deployed.kubectl("get", "er", "llamacpp", "-o", "json"))
+    runtime = edge.get("er", "llamacpp")
     spec = copy.deepcopy(runtime["spec"])
     spec["pipeline"] |= pipeline
     return {"apiVersion": runtime["apiVersion"], "kind": "EdgeRuntime", "metadata": {"name": name}, "spec": spec}
 
 
+class _HasNothing(BaseHTTPRequestHandler):
+    """A registry without images."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def asked(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+def missing_image() -> Iterator[str]:
+    """An image that its registry does not have: one on this machine. A node of kind's does not reach that: it asks
+    where ours would be."""
+    if kind.docker_answers():
+        yield "ghcr.io/edgemodel/no-such-image:1"
+        return
+    with ThreadingHTTPServer(("127.0.0.1", 0), _HasNothing) as registry:
+        threading.Thread(target=registry.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{registry.server_port}/no-such-image:1"
+        registry.shutdown()
+
+
+@pytest.fixture(scope="module")
+def asked(edge: Edge, missing_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """All the bad EdgeModels, applied at once, and gone when these tests are: others count what is left."""
     upload_sources(edge.deployed, NAMESPACE, write_bad_models(tmp_path_factory.mktemp("bad")))
     secret = edge.get("secret", SOURCES)
@@ -88,9 +116,8 @@ def asked(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge
     )
     # Another toolchain version, so that no other test's artifact is taken for these; and little CPU, for a Job that
     # waits for its image holds what it asked for, and a test machine has two cores.
-    image = "ghcr.io/edgemodel/no-such-image:1"
     edge.apply(runtime_like_llamacpp(edge, "no-memory", memoryOverhead=0, version="none-1", cpu="100m"))
-    edge.apply(runtime_like_llamacpp(edge, "no-image", image=image, version="none-2", cpu="100m"))
+    edge.apply(runtime_like_llamacpp(edge, "no-image", image=missing_image, version="none-2", cpu="100m"))
     for name, (spec, _, _) in CASES.items():
         edge.apply(edge_model(name, **spec))
     yield edge
@@ -151,7 +178,7 @@ def test_a_variant_waits_for_its_node_and_starts_when_one_joins(asked: Edge) -> 
     asked.apply(runtime)
     asked.apply(edge_model("shelf", **variant(runtime="e2e-shelf", hardware="e2e-shelf")))
     asked.wait_reason("shelf", "NoNode", "InProgress")
-    node = json.loads(asked.deployed.kubectl("get", "nodes", "-o", "json"))["items"][0]["metadata"]["name"]
+    node = asked.list("nodes")[0]["metadata"]["name"]
     asked.deployed.kubectl("label", "node", node, "example.com/shelf=3", "--overwrite")
     try:
         asked.wait_ready("shelf")

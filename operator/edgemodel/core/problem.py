@@ -52,8 +52,8 @@ _WAITING = {
 _BACK_OFF = re.compile(r'^Back-off pulling image ".*?": ErrImagePull: ')
 """What a kubelet puts before its last failure while it waits: without it, its going to and fro is no news."""
 _TRANSIENT_PULL = re.compile(
-    r"timeout|timed out|deadline exceeded|connection (refused|reset)|unreachable|no such host|server misbehaving"
-    r"|\bEOF\b|too ?many ?requests|service unavailable|bad gateway|internal server error",
+    r"timeout|timed out|deadline exceeded|connection (refused|reset)|unreachable|server misbehaving|\bEOF\b"
+    r"|too ?many ?requests|service unavailable|bad gateway|internal server error",
     re.IGNORECASE,
 )
 """What a kubelet says of a registry that may answer next time. Whatever else it says, somebody must act."""

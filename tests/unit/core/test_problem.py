@@ -71,6 +71,8 @@ CRASHING = waiting("CrashLoopBackOff", "back-off 10s restarting failed container
          "ImagePullFailed", "retrying", "503"),
         ("registry does not have it", pod(waiting("ErrImagePull", PULL + "r.example/x:1.5.429: not found")),
          "ImageNotFound", "stalling", "not found"),
+        ("registry has a wrong name", pod(waiting("ErrImagePull", PULL + "dial tcp: lookup r.example: no such host")),
+         "ImageNotFound", "stalling", "no such host"),
         ("registry does not tell strangers",
          pod(waiting("ErrImagePull", PULL + "pull access denied, repository does not exist or may require "
                      "authorization")),
