@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kubernetes import config
 
 from hack.cluster import kind, network
 from hack.cluster.controlplane import free_ports
@@ -35,12 +36,13 @@ def hub_port() -> int:
 def edge(hub_port: int) -> Iterator[Edge]:
     """A cluster with the operator, and the tiny model among its sources."""
     deployed = deploy([NAMESPACE, OTHER_NAMESPACE], hub=f"http://{network.ADDRESS}:{hub_port}")
-    edge = Edge(deployed)
-    edge.clear()
-    for namespace in (NAMESPACE, OTHER_NAMESPACE):
-        upload_sources(deployed, namespace, {f"tiny/{file.name}": file for file in TINY.iterdir()})
-    yield edge
-    edge.clear()
+    with config.new_client_from_config(str(deployed.kubeconfig)) as api:
+        edge = Edge(deployed, api)
+        edge.clear()
+        for namespace in (NAMESPACE, OTHER_NAMESPACE):
+            upload_sources(deployed, namespace, {f"tiny/{file.name}": file for file in TINY.iterdir()})
+        yield edge
+        edge.clear()
 
 
 @pytest.fixture(scope="module")

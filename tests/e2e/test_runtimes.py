@@ -1,6 +1,5 @@
 """Every runtime on a real cluster: its artifact made in a Job, served by its image, read by the official client."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +28,7 @@ def shelf(number: int) -> str:
 @pytest.fixture(scope="module")
 def fleet(edge: Edge) -> Iterator[Edge]:
     """The machine's node is of as many more classes as there are variants."""
-    node = json.loads(edge.deployed.kubectl("get", "nodes", "-o", "json"))["items"][0]["metadata"]["name"]
+    node = edge.list("nodes")[0]["metadata"]["name"]
     for number in range(len(VARIANTS)):
         requirement = {"key": f"{SHELF}-{number}", "operator": "Exists"}
         edge.apply(
@@ -42,7 +41,7 @@ def fleet(edge: Edge) -> Iterator[Edge]:
         )
         edge.deployed.kubectl("label", "node", node, f"{SHELF}-{number}=here", "--overwrite")
     for name in RUNTIMES:
-        runtime = json.loads(edge.deployed.kubectl("get", "er", name, "-o", "json"))
+        runtime = edge.get("er", name)
         spec = runtime["spec"] | {"hardware": [{"class": shelf(number)} for number in range(len(VARIANTS))]}
         spec["pipeline"]["cpu"] = "250m"
         edge.apply(
