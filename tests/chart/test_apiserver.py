@@ -6,6 +6,7 @@ No pod runs here. kubeconform would check less: it knows neither our kinds nor P
 import base64
 import importlib.util
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,21 @@ def run_builtins_job(cluster: Cluster, hooks: list[Manifest], folder: Path, patc
     script.main(mounted)
 
 
+def later_version(folder: Path) -> Path:
+    """The chart with a field more in a CRD, and a built-in object that has it."""
+    chart = shutil.copytree(CHART, folder / "later")
+    file = chart / "files" / "crds" / "hardwareclasses.yaml"
+    crd = yaml.safe_load(file.read_text())
+    (version,) = crd["spec"]["versions"]
+    version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["novelty"] = {"type": "string"}
+    file.write_text(yaml.safe_dump(crd))
+    file = chart / "files" / "hardware.yaml"
+    classes = yaml.safe_load(file.read_text())
+    classes["x86-64"]["novelty"] = "here"
+    file.write_text(yaml.safe_dump(classes))
+    return chart
+
+
 def test_a_release_lives_and_ends(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helm = cluster.helm
     values = EMBEDDED | {"metrics": {}, "builtins": {"enabled": True}}
@@ -163,6 +179,10 @@ def test_a_release_lives_and_ends(cluster: Cluster, tmp_path: Path, monkeypatch:
     assert cluster.kubectl(*secret, NAMESPACE) == cluster.kubectl(*secret, "retail") == keys
     assert "Secret edgemodel-store" in upgraded.replace("the Secret", "Secret")
     assert "kind: EdgeRuntime" in helm.run("get", "manifest", "edgemodel", "--namespace", NAMESPACE)
+
+    # A later version's objects keep what the definitions did not have before.
+    helm.run("upgrade", "edgemodel", later_version(tmp_path), "--namespace", NAMESPACE, values=values)
+    assert cluster.kubectl("get", "hardwareclass", "x86-64", "-o", "jsonpath={.spec.novelty}") == "here"
 
     # The operator's account may do what it must, and read no Secret.
     operator = f"--as=system:serviceaccount:{NAMESPACE}:edgemodel"

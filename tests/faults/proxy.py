@@ -68,6 +68,13 @@ class Slow:
 
 
 @dataclass(frozen=True)
+class Silent:
+    """Nothing comes for so long; then the connection is cut."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Damage:
     """One bit of the last byte that goes to the server is wrong."""
 
@@ -80,7 +87,7 @@ class Late:
     seconds: float
 
 
-Fault = Status | Lost | Cut | Flip | Slow | Damage | Late
+Fault = Status | Lost | Cut | Flip | Slow | Silent | Damage | Late
 Judge = Callable[[Request], Fault | None]
 
 
@@ -158,6 +165,9 @@ def run_proxy(upstream: str) -> Iterator[Proxy]:
                 case Slow(pieces, seconds):
                     status, headers, answer = self._ask(body)
                     self._send(status, headers, answer, pieces, seconds)
+                case Silent(seconds):
+                    time.sleep(seconds)
+                    self.close_connection = True
                 case Damage():
                     self._send(*self._ask(body[:-1] + bytes([body[-1] ^ 1])))
                 case Late(answer, seconds):

@@ -11,12 +11,26 @@ from pathlib import Path
 
 import pytest
 
+from edgemodel.store import client
 from edgemodel.store import fetch as fetching
 from edgemodel.store.artifacts import ArtifactStore
 from edgemodel.store.errors import CorruptError, StoreError, TransientError
 from edgemodel.store.fetch import fetch
 from edgemodel.store.manifest import Manifest
-from tests.faults.proxy import Cut, Fault, Flip, Lost, Proxy, Request, Slow, Status, first, reads_blob, run_proxy
+from tests.faults.proxy import (
+    Cut,
+    Fault,
+    Flip,
+    Lost,
+    Proxy,
+    Request,
+    Silent,
+    Slow,
+    Status,
+    first,
+    reads_blob,
+    run_proxy,
+)
 from tests.s3 import S3, manifest_of
 
 KEY = "a1" * 16
@@ -57,6 +71,26 @@ def test_passing_fault_is_survived(
     fetch(store, KEY, manifest.digest(), tmp_path / "target")
     for file in manifest.files:
         assert (tmp_path / "target" / file.path).read_bytes() == (model / file.path).read_bytes()
+
+
+@pytest.mark.parametrize("fault", [Silent(300), Slow(2, 300)], ids=["before its answer", "within its answer"])
+@pytest.mark.parametrize("matches", [reads_blob, reads_manifest])
+def test_store_that_hangs_is_asked_again(
+    s3: S3,
+    proxy: Proxy,
+    manifest: Manifest,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    matches: object,
+) -> None:
+    assert callable(matches)
+    monkeypatch.setattr(client, "_READ_SECONDS", 2)
+    store = ArtifactStore(s3.through(proxy.url).config)
+    proxy.judge = first(1, fault, matches)
+    fetch(store, KEY, manifest.digest(), tmp_path / "target")
+    assert (tmp_path / "target/model.gguf").read_bytes() == (model / "model.gguf").read_bytes()
 
 
 @pytest.mark.parametrize(
