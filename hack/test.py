@@ -1,7 +1,8 @@
 """`make test`: every check of the project, with the time each took.
 
 What fails soonest comes first. The tests on API servers and on the cluster wait for half of their time, and have
-deadlines; those on engines compute, and have what time these leave. So there are two lanes, of about the same length.
+deadlines; those on engines compute, and have what time these leave. So there are two lanes, of about the same length,
+and for a while a third.
 The cluster is brought up if it isn't there, and taken down again if it was not there before.
 """
 
@@ -25,10 +26,12 @@ SIDE_BY_SIDE = [*PYTEST, "--numprocesses=auto", "--maxprocesses=4", "--dist=load
 """For tests that share nothing, but for those of an xdist_group: these stay together, in their order."""
 WAITING = [*PYTEST, "--numprocesses=3", "--dist=loadgroup"]
 """The same, for tests that wait more than they compute."""
-LATER = ("tests/apiserver/node", "tests/apiserver/engine")
-"""On an API server too: in the lane that has the time."""
+BESIDE = ("tests/apiserver/node", "tests/apiserver/engine")
+"""On an API server too. They wait for nearly all of their time: beside what computes."""
 BEHIND = ["nice", "-n", "10"]
 """For what computes, beside what has deadlines."""
+SLOWER = ["nice", "-n", "5"]
+"""For what has time, beside Jobs on the cluster: all of these together weigh less than one process of this machine."""
 SUMMARY = ("FAILED ", "ERROR ")
 """How a line of pytest's summary begins that names a test."""
 WIDE = {"COLUMNS": "250"}
@@ -97,8 +100,11 @@ def on_engines() -> None:
         *("tests/unit", "tests/golden", "tests/chart"),
         lane="engines",
     )
-    step("tests on real engines", *BEHIND, *SIDE_BY_SIDE, "tests/engines", lane="engines")
-    step("fault tests, tests of the agent and of the engine room", *WAITING, "tests/faults", *LATER, lane="engines")
+    together(
+        lambda: step("tests on real engines", *BEHIND, *SIDE_BY_SIDE, "tests/engines", lane="engines"),
+        lambda: step("tests of the agent and of the engine room", *WAITING, *BESIDE, lane="agent"),
+    )
+    step("fault tests", *SLOWER, *WAITING, "tests/faults", lane="engines")
 
 
 def on_clusters() -> None:
@@ -107,7 +113,7 @@ def on_clusters() -> None:
         "tests on an API server",
         *WAITING,
         "tests/apiserver",
-        *(f"--ignore={folder}" for folder in LATER),
+        *(f"--ignore={folder}" for folder in BESIDE),
         lane="cluster",
     )
     was_up = cluster_is_up()

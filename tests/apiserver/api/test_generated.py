@@ -168,12 +168,14 @@ def cluster_with_class(found: Object) -> Landscape:
     return landscape((CPU, CUDA), (HardwareClass.model_validate(found), ARM, GPU), nodes)
 
 
-def all_are_taken_well(server: Server, generated: st.SearchStrategy[Object], lives: Callable[[Object], None]) -> None:
-    """Of 300 objects the API server takes many and refuses many, and `lives` takes all those that it takes."""
+def all_are_taken_well(
+    server: Server, generated: st.SearchStrategy[Object], lives: Callable[[Object], None], count: int
+) -> None:
+    """Of so many objects the API server takes many and refuses many, and `lives` takes all those that it takes."""
     verdicts: Counter[bool] = Counter()
 
     @settings(
-        max_examples=300,
+        max_examples=count,
         database=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example, HealthCheck.data_too_large],
@@ -187,8 +189,7 @@ def all_are_taken_well(server: Server, generated: st.SearchStrategy[Object], liv
             lives(answer.body)
 
     each()
-    assert verdicts[True] >= 60, verdicts
-    assert verdicts[False] >= 60, verdicts
+    assert min(verdicts[True], verdicts[False]) >= count / 5, verdicts
 
 
 def test_operator_can_live_with_whatever_model_the_api_server_takes(server: Server) -> None:
@@ -196,7 +197,7 @@ def test_operator_can_live_with_whatever_model_the_api_server_takes(server: Serv
         for cluster in CLUSTERS:
             live(EdgeModel.model_validate(found), cluster)
 
-    all_are_taken_well(server, objects("EdgeModel", "m", "a" * 40), lives)
+    all_are_taken_well(server, objects("EdgeModel", "m", "a" * 40), lives, 300)
 
 
 def test_operator_can_live_with_whatever_runtime_the_api_server_takes(server: Server) -> None:
@@ -204,7 +205,7 @@ def test_operator_can_live_with_whatever_runtime_the_api_server_takes(server: Se
         for model in WISHES:
             live(model, cluster_with_runtime(found))
 
-    all_are_taken_well(server, objects("EdgeRuntime", "llamacpp", "new"), lives)
+    all_are_taken_well(server, objects("EdgeRuntime", "llamacpp", "new"), lives, 100)
 
 
 def test_operator_can_live_with_whatever_class_the_api_server_takes(server: Server) -> None:
@@ -212,4 +213,4 @@ def test_operator_can_live_with_whatever_class_the_api_server_takes(server: Serv
         for model in WISHES:
             live(model, cluster_with_class(found))
 
-    all_are_taken_well(server, objects("HardwareClass", "x86-64", "new"), lives)
+    all_are_taken_well(server, objects("HardwareClass", "x86-64", "new"), lives, 100)

@@ -38,7 +38,7 @@ RUNTIME = "native-test"
 KEY = "0123456789abcdef" * 2
 PAUSE = 1
 """Seconds before a process is asked to end; the operator wants five."""
-GRACE = 40
+GRACE = 30
 """Seconds after which a node whose Lease is not renewed counts as gone: it is renewed every ten, and an agent that is
 started again on a busy machine takes a while."""
 SERVER = Path(__file__).with_name("native_server.py")

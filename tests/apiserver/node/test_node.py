@@ -490,21 +490,16 @@ def test_what_is_deleted_while_there_is_no_agent_ends(cluster: Cluster, second: 
     cluster.wait("ended", lambda: not alive(pid))
 
 
-def test_node_without_an_agent_is_not_ready_and_its_pods_neither(cluster: Cluster, served: Json) -> None:
+def test_node_whose_agent_is_not_heard_is_not_ready_and_its_pods_neither_until_it_is(
+    cluster: Cluster, served: Json
+) -> None:
+    """The control plane has written into the pods' status then; the agent, which has not, must see that."""
     pid = ask(served)["pid"]
-    cluster.agent.end()
-    cluster.wait("not ready", lambda: cluster.node_is("Unknown"), GRACE + 20)
-    cluster.wait("its pod neither", lambda: not is_ready(now_of(cluster, served)))
-    cluster.agent.start()
+    with cluster.agent.stopped():
+        cluster.wait("not ready", lambda: cluster.node_is("Unknown"), GRACE + 40)
+        cluster.wait("its pod neither", lambda: not is_ready(now_of(cluster, served)))
     cluster.wait("ready again", lambda: cluster.node_is("True") and is_ready(now_of(cluster, served)))
     assert ask(served)["pid"] == pid
-
-
-def test_pods_of_an_agent_that_was_not_heard_are_ready_again(cluster: Cluster, served: Json) -> None:
-    """The control plane has written into their status; the agent, which has not, must see that."""
-    with cluster.agent.stopped():
-        cluster.wait("not ready", lambda: not is_ready(now_of(cluster, served)), GRACE + 40)
-    cluster.wait("ready again", lambda: cluster.node_is("True") and is_ready(now_of(cluster, served)))
 
 
 def test_certificate_that_is_about_to_end_is_renewed(cluster: Cluster, served: Json) -> None:
