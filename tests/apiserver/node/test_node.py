@@ -299,7 +299,8 @@ def test_deleted_pod_ends_its_process(cluster: Cluster, second: Json) -> None:
     assert alive(pid)  # its preStop gives clients time to go elsewhere
     cluster.wait("gone", lambda: not cluster.get("pod", pod["metadata"]["name"]))
     assert not alive(pid)
-    assert not (cluster.agent.folder / "pods" / pod["metadata"]["uid"]).exists()
+    folder = cluster.agent.folder / "pods" / pod["metadata"]["uid"]
+    cluster.wait("forgotten", lambda: not folder.exists())  # after the API server has been told
 
 
 def test_pod_that_is_no_more_ends_its_process(cluster: Cluster, second: Json) -> None:
