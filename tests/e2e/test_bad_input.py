@@ -80,7 +80,7 @@ class _HasNothing(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_error(404)
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET  # noqa: N815 - as http.server calls it
 
     def log_message(self, *_: object) -> None:
         pass

@@ -348,7 +348,7 @@ def persistent(call: Callable[[], T], waits: Waits | None = None) -> T:
                 if isinstance(error, CorruptError):  # which no time mends
                     raise
                 waits(error)
-        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
+        time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
     return call()
 
 

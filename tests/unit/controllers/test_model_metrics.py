@@ -1,23 +1,24 @@
 """What is counted of the models in the cache."""
 
+from itertools import count
 from typing import Any
 
 from edgemodel.controllers.metrics import ModelCollector
+from edgemodel.engine.cache import Cache, Watch
+from edgemodel.engine.objects import Resource
 
-
-class Listed:
-    """A stand-in for the cache: what is in it."""
-
-    def __init__(self, *models: dict[str, Any], artifacts: tuple[dict[str, Any], ...] = ()) -> None:
-        self._found = {"EdgeModel": models, "ModelArtifact": artifacts}
-
-    def list(self, kind: str) -> tuple[dict[str, Any], ...]:
-        return self._found[kind]
+_API = ("edgemodel.dev", "v1alpha1")
+KINDS = (Resource(*_API, "edgemodels", "EdgeModel"), Resource(*_API, "modelartifacts", "ModelArtifact"))
+_numbers = count(1)
 
 
 def model(namespace: str, reason: str = "", **conditions: str) -> dict[str, Any]:
     found = [{"type": kind, "status": status, "reason": reason} for kind, status in conditions.items()]
-    return {"metadata": {"namespace": namespace}, "status": {"conditions": found} if found else {}}
+    number = str(next(_numbers))
+    return {
+        "metadata": {"namespace": namespace, "name": f"m{number}", "resourceVersion": number},
+        "status": {"conditions": found} if found else {},
+    }
 
 
 def artifact(scheme: str, size: int | None = None) -> dict[str, Any]:
@@ -25,20 +26,20 @@ def artifact(scheme: str, size: int | None = None) -> dict[str, Any]:
     return model("a") | {"spec": {"recipe": {"scheme": scheme}}, "status": status}
 
 
-def samples(cache: Listed) -> dict[tuple[str, ...], float]:
-    collector = ModelCollector(cache)  # type: ignore[arg-type]
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in collector.collect()
-        for sample in family.samples
-    }
+def samples(*models: dict[str, Any], artifacts: tuple[dict[str, Any], ...] = ()) -> dict[tuple[str, ...], float]:
+    cache = Cache([Watch(kind) for kind in KINDS])
+    for kind, found in zip(KINDS, (models, artifacts), strict=True):
+        for obj in found:
+            cache.put(kind.kind, obj)
+    families = ModelCollector(cache).collect()
+    return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
 
 
 def test_models_are_counted_by_namespace_state_and_reason() -> None:
-    ready = model("a", "Serving", Ready="True", Stalled="False", Reconciling="False")
+    ready, also_ready = (model("a", "Serving", Ready="True", Stalled="False", Reconciling="False") for _ in range(2))
     stalled = model("b", "QualityTooLow", Ready="False", Stalled="True", Reconciling="False")
     at_it = model("b", "MakingArtifact", Ready="False", Stalled="False", Reconciling="True")
-    found = samples(Listed(ready, ready, stalled, at_it, model("c")))
+    found = samples(ready, also_ready, stalled, at_it, model("c"))
     assert found == {
         ("edgemodel_models", "a", "Ready", "Serving"): 2,
         ("edgemodel_models", "b", "Stalled", "QualityTooLow"): 1,
@@ -49,7 +50,7 @@ def test_models_are_counted_by_namespace_state_and_reason() -> None:
 
 def test_bytes_of_artifacts_are_added_up_by_scheme() -> None:
     artifacts = (artifact("Q8_0", 3), artifact("Q8_0", 4), artifact("Q4_K_M"))
-    found = samples(Listed(artifacts=artifacts))
+    found = samples(artifacts=artifacts)
     assert found["edgemodel_artifact_bytes", "Q8_0"] == 7
     assert found["edgemodel_artifact_bytes", "Q4_K_M"] == 0
     assert found["edgemodel_artifacts", "a", "Unknown", "NotSeen"] == 3
