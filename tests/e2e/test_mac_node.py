@@ -24,11 +24,12 @@ from openai import OpenAI
 from hack.cluster import kind, network
 from hack.cluster.cli import cluster
 from hack.cluster.shell import REPOSITORY, run
-from hack.deploy import RELEASE, STORE_PORT, SYSTEM_NAMESPACE
+from hack.deploy import RELEASE, SOURCES, STORE_PORT, SYSTEM_NAMESPACE, upload_sources
 from tests.e2e.edge import NAMESPACE, SMALL, Edge, Json, edge_model
 from tests.mac_node import LIKE_KUBEADM, NODE, Agent
 from tests.mlx import Mlx
 from tests.mlx import mlx as mlx
+from tests.unit.pipeline.models import first_block
 
 HARDWARE = RUNTIME = "e2e-mac"
 LABEL = "example.com/e2e-mac"
@@ -156,12 +157,15 @@ def approved(edge: Edge) -> bool:
 def model(scheme: str, **variant: Any) -> Json:
     """An EdgeModel for the Mac."""
     wanted = {"name": "mac", "runtime": RUNTIME, "hardware": HARDWARE, "resources": SMALL} | variant
-    return edge_model(MODEL, variants=[wanted | {"quantization": {"scheme": scheme}}])
+    source = {"uri": f"s3://{SOURCES}/block", "secretRef": {"name": SOURCES}}
+    return edge_model(MODEL, source=source, variants=[wanted | {"quantization": {"scheme": scheme}}])
 
 
 @pytest.fixture(scope="module")
-def serving(mac: Mac) -> Json:
-    """The model, Ready on the Mac."""
+def serving(mac: Mac, tmp_path_factory: pytest.TempPathFactory) -> Json:
+    """The model, Ready on the Mac: one block, for what answers matters less here than who."""
+    block = first_block(tmp_path_factory.mktemp("source") / "block")
+    upload_sources(mac.edge.deployed, NAMESPACE, {f"block/{file.name}": file for file in block.iterdir()})
     mac.edge.apply(model("4bit"))
     return mac.edge.wait_ready(MODEL, seconds=300)
 

@@ -24,7 +24,7 @@ from edgemodel.pipeline.texts import calibration_digest, calibration_text, held_
 from edgemodel.store.artifacts import ArtifactStore, Published
 from tests.llamacpp import LlamaCpp
 from tests.s3 import ACCESS_KEY, S3, SECRET_KEY
-from tests.unit.pipeline.models import TINYSAWYER, llama_gguf, safetensors
+from tests.unit.pipeline.models import TINYSAWYER, first_block, llama_gguf, safetensors
 
 
 class Job:
@@ -275,44 +275,33 @@ def _converted(llamacpp: LlamaCpp, model: Path, folder: Path) -> Path:
     return folder
 
 
-FIRST_BLOCK = """
-import sys
-from safetensors.torch import load_file, save_file
-source, target = sys.argv[1:]
-later = ("model.layers.1.", "model.layers.2.", "model.layers.3.")
-save_file({name: tensor for name, tensor in load_file(source).items() if not name.startswith(later)}, target)
+QUANTIZE = """
+from pathlib import Path
+from edgemodel.pipeline.llamacpp_quantize import quantize
+from edgemodel.pipeline.llamacpp_schemes import SCHEMES
+for name, scheme in SCHEMES.items():
+    imatrix = Path("imatrix.gguf") if scheme.calibrated else None
+    quantize(Path("full.gguf"), Path(f"ours-{name}.gguf"), name, 1, imatrix)
 """
 
 
 @pytest.fixture(scope="session")
-def block(llamacpp: LlamaCpp, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tinysawyer's first block: it has every kind of tensor, and takes a quarter of the time in every scheme."""
+def schemes(llamacpp: LlamaCpp, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tinysawyer's first block, converted, and in every scheme as `ours-SCHEME.gguf`: in one process, for
+    the tables of some schemes take seconds to make."""
     folder = tmp_path_factory.mktemp("block")
-    model = shutil.copytree(TINYSAWYER, folder / "model")
-    config = json.loads((model / "config.json").read_text()) | {"num_hidden_layers": 1}
-    (model / "config.json").write_text(json.dumps(config))
-    weights = "model.safetensors"
-    cut = llamacpp.run("-c", FIRST_BLOCK, TINYSAWYER / weights, model / weights)
-    assert cut.returncode == 0, cut.stderr
-    return _converted(llamacpp, model, folder)
-
-
-def _quantize(llamacpp: LlamaCpp, folder: Path, scheme: str) -> Path:
-    """Quantizes as the Job does, into `ours-SCHEME.gguf` beside it."""
-    made = folder / f"ours-{scheme}.gguf"
-    imatrix = ["imatrix.gguf"] if SCHEMES[scheme].calibrated else []
-    done = llamacpp.run(
-        "-m", "edgemodel.pipeline.llamacpp_quantize", "full.gguf", made, scheme, "1", *imatrix, folder=folder
-    )
+    _converted(llamacpp, first_block(folder / "model"), folder)
+    done = llamacpp.run("-c", QUANTIZE, folder=folder)
     assert done.returncode == 0, done.stderr[-2000:]
-    return made
+    return folder
 
 
+@pytest.mark.xdist_group("llamacpp-schemes")
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_scheme_has_the_bytes_of_llama_quantize(llamacpp: LlamaCpp, block: Path, scheme: str) -> None:
+def test_every_scheme_has_the_bytes_of_llama_quantize(llamacpp: LlamaCpp, schemes: Path, scheme: str) -> None:
     options = ["--imatrix", "imatrix.gguf"] if SCHEMES[scheme].calibrated else []
-    llamacpp.program("llama-quantize", *options, "full.gguf", "theirs.gguf", scheme, "1", folder=block)
-    assert _quantize(llamacpp, block, scheme).read_bytes() == (block / "theirs.gguf").read_bytes()
+    llamacpp.program("llama-quantize", *options, "full.gguf", "theirs.gguf", scheme, "1", folder=schemes)
+    assert (schemes / f"ours-{scheme}.gguf").read_bytes() == (schemes / "theirs.gguf").read_bytes()
 
 
 def test_the_schemes_are_those_of_llama_quantize(llamacpp: LlamaCpp) -> None:
@@ -327,7 +316,8 @@ def test_the_schemes_are_those_of_llama_quantize(llamacpp: LlamaCpp) -> None:
 def test_the_quality_report_is_right(llamacpp: LlamaCpp, tmp_path: Path) -> None:
     """The same figures by other means: logits through the binding, arithmetic in numpy."""
     full = _converted(llamacpp, TINYSAWYER, tmp_path)
-    unquantized, model = full / "full.gguf", _quantize(llamacpp, full, "Q3_K_S")
+    unquantized, model = full / "full.gguf", full / "model.gguf"
+    llamacpp.program("llama-quantize", "--imatrix", "imatrix.gguf", unquantized, model, "Q3_K_S", "1", folder=full)
     work = tmp_path / "work"
     work.mkdir()
     code = """

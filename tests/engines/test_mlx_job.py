@@ -19,15 +19,7 @@ from edgemodel.pipeline.sources import open_source
 from tests.engines.whole_job import run_job
 from tests.mlx import Mlx
 from tests.s3 import S3
-from tests.unit.pipeline.models import TINYSAWYER, llama_gguf, safetensors
-
-FIRST_BLOCK = """
-import sys
-import mlx.core as mx
-source, target = sys.argv[1:]
-later = ("model.layers.1.", "model.layers.2.", "model.layers.3.")
-mx.save_safetensors(target, {name: weight for name, weight in mx.load(source).items() if not name.startswith(later)})
-"""
+from tests.unit.pipeline.models import TINYSAWYER, first_block, llama_gguf, safetensors
 
 ADAPTED = """
 import json, sys
@@ -136,8 +128,7 @@ def test_an_edge_runtime_can_list_the_schemes() -> None:
 
 
 def test_the_job_publishes_what_mlx_lm_loads(mlx: Mlx, s3: S3, tmp_path: Path) -> None:
-    model = _model(tmp_path / "volume", num_hidden_layers=1)
-    mlx.said("-c", FIRST_BLOCK, TINYSAWYER / "model.safetensors", model / "model.safetensors")
+    first_block(tmp_path / "volume" / "model")
     recipe = Recipe(toolchain="mlx", toolchain_version="test", scheme="4bit")
     steps, said, published = run_job(mlx, s3, tmp_path, recipe)
     assert steps == ["Fetch", "Convert", "Quantize", "Evaluate", "Measure", "Publish"]
