@@ -19,7 +19,7 @@ ggml.ggml_backend_load_all_from_path(os.environ["LLAMA_CPP_LIB_PATH"].encode())
 
 def log_probabilities(path: str, text: bytes, context: int, chunks: int) -> tuple[Any, Any]:
     """Log-probabilities and the tokens that came, at each position of each chunk's second half but the last."""
-    model = llama_cpp.Llama(path, n_ctx=context, n_batch=context, logits_all=True, verbose=False)
+    model = llama_cpp.Llama(path, n_ctx=context, n_batch=context, n_threads_batch=1, logits_all=True, verbose=False)
     tokens = model.tokenize(text)
     found, truth = [], []
     for start in range(0, chunks * context, context):
