@@ -1,8 +1,8 @@
 """`make test`: every check of the project, with the time each took.
 
 What fails soonest comes first. The tests on API servers and on the cluster wait for half of their time, and have
-deadlines; those on engines compute, and have what time these leave. So there are two lanes, of about the same length,
-and for a while a third.
+deadlines. Those on engines compute, and have what time the others leave: they come last, so that nothing waits for what
+could run beside them. So there are two lanes, and in the end a third.
 The cluster is brought up if it isn't there, and taken down again if it was not there before.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hack.cluster import binaries
+from hack.cluster import binaries, cache
 from hack.cluster.cli import cluster
 from hack.cluster.shell import REPOSITORY
 
@@ -28,10 +28,10 @@ WAITING = [*PYTEST, "--numprocesses=3", "--dist=loadgroup"]
 """The same, for tests that wait more than they compute."""
 BESIDE = ("tests/apiserver/node", "tests/apiserver/engine")
 """On an API server too. They wait for nearly all of their time: beside what computes."""
-BEHIND = ["nice", "-n", "10"]
-"""For what computes, beside what has deadlines."""
+BEHIND = ["nice", "-n", "19"]
+"""For what computes and has no deadlines, beside what has some."""
 SLOWER = ["nice", "-n", "5"]
-"""For what has time, beside Jobs on the cluster: all of these together weigh less than one process of this machine."""
+"""For what has time, beside the cluster: all of these together weigh less than one process of this machine."""
 SUMMARY = ("FAILED ", "ERROR ")
 """How a line of pytest's summary begins that names a test."""
 ENVIRONMENT = {"COLUMNS": "250", "OMP_WAIT_POLICY": "passive"}
@@ -89,23 +89,23 @@ def quick() -> None:
     """What takes seconds and needs nothing built."""
     step("lint", BIN / "ruff", "check", ".")
     step("format", BIN / "ruff", "format", "--check", ".")
-    step("types", BIN / "mypy")
+    step("types", BIN / "mypy", "--cache-dir", cache.root() / "mypy")
     step("layers", BIN / "lint-imports")
 
 
-def on_engines() -> None:
-    """What computes, and then what waits beside the end-to-end tests."""
+def here() -> None:
+    """What needs no cluster."""
     step(
         "unit, golden and chart tests",
         *SIDE_BY_SIDE,
         *("tests/unit", "tests/golden", "tests/chart"),
-        lane="engines",
+        lane="here",
     )
+    step("fault tests", *SLOWER, *WAITING, "tests/faults", lane="here")
     together(
-        lambda: step("tests on real engines", *BEHIND, *SIDE_BY_SIDE, "tests/engines", lane="engines"),
+        lambda: step("tests on real engines", *BEHIND, *SIDE_BY_SIDE, "tests/engines", lane="here"),
         lambda: step("tests of the agent and of the engine room", *WAITING, *BESIDE, lane="agent"),
     )
-    step("fault tests", *SLOWER, *WAITING, "tests/faults", lane="engines")
 
 
 def on_clusters() -> None:
@@ -146,7 +146,7 @@ def everything() -> None:
     step("cluster binaries (minutes, once a machine)", *CLUSTER, "binaries")
     step("llama.cpp (minutes, once a machine)", *CLUSTER, "llamacpp")
     step("images (minutes, once a machine)", *CLUSTER, "images")
-    together(on_engines, on_clusters)
+    together(here, on_clusters)
 
 
 def main() -> None:
