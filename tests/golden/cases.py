@@ -18,13 +18,16 @@ INPUTS = Path(__file__).parent / "inputs"
 CASES = tuple(sorted(path.stem for path in INPUTS.glob("*.yaml")))
 
 
-def manifests(case: str) -> dict[str, objects.Manifest]:
-    """What the operator makes of a case, by name."""
+def manifests(case: str, **serving: Any) -> dict[str, objects.Manifest]:
+    """What the operator makes of a case, by name; with something else in its `serving`."""
     given: dict[str, Any] = {
         document["kind"]: document
         for document in yaml.safe_load_all((INPUTS / f"{case}.yaml").read_text(encoding="utf-8"))
     }
-    model = EdgeModel.model_validate(given["EdgeModel"])
+    spec = given["EdgeModel"]["spec"]
+    model = EdgeModel.model_validate(
+        given["EdgeModel"] | {"spec": spec | {"serving": spec.get("serving", {}) | serving}}
+    )
     runtime = EdgeRuntime.model_validate(given["EdgeRuntime"])
     hardware = HardwareClass.model_validate(given["HardwareClass"])
     resolved = ResolvedSource.model_validate(given["ResolvedSource"])

@@ -157,6 +157,13 @@ def test_old_pods_serve_until_the_new_ones_answer(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_old_pods_go_first_where_that_is_asked_for(case: str) -> None:
+    spec = manifests(case, rollout="Replace")["workload"]["spec"]
+    strategy = spec.get("strategy") or spec["updateStrategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_children_go_with_what_they_were_made_for(case: str) -> None:
     made = manifests(case)
     owners = {what: [owner["kind"] for owner in made[what]["metadata"].get("ownerReferences", ())] for what in WHAT}

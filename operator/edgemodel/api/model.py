@@ -76,6 +76,10 @@ class Serving(ApiModel):
     """Requests that a pod serves at the same time."""
     power_mode: Literal["Balanced", "HighPerformance", "PowerSaver"] = "Balanced"
     """What an accelerator is to spare, where the runtime can tell it: time or power."""
+    rollout: Literal["Surge", "Replace"] = "Surge"
+    """What comes first when a pod is replaced. Surge: the new one, which takes over once it answers; its node needs
+    room for both. Replace: the old one goes, for nodes that have room for one. So it is with Surge, too, where pods
+    hold a device."""
 
 
 class EdgeModelSpec(ApiModel):

@@ -84,19 +84,22 @@ _WHERE_PODS_SERVE = {
     "ArtifactCorrupt": "delete the ModelArtifact, and it is made again",
 }
 """What to do about what a Job or a resolver can meet as well, but must take otherwise."""
+_BESIDE_ITS_PREDECESSOR = (
+    "if it lacks the room of the pod that it replaces, serving.rollout: Replace lets that go first"
+)
 
 
 def _pods_problem(scope: VariantScope) -> Problem | None:
-    pods = [
-        pod
-        for pod in scope.pods
-        if pod["metadata"].get("labels", {}).get(ARTIFACT_LABEL) == scope.key
-        and "deletionTimestamp" not in pod["metadata"]
-    ]
+    staying = [pod for pod in scope.pods if "deletionTimestamp" not in pod["metadata"]]
+    pods = [pod for pod in staying if pod["metadata"].get("labels", {}).get(ARTIFACT_LABEL) == scope.key]
     # One that failed for good (evicted, for example) stays as a record; what counts is the one in its place.
     relevant = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"] or pods
     problem = next(filter(None, map(pod_problem, relevant)), None)
-    if problem is None or problem.reason not in _WHERE_PODS_SERVE:
+    if problem is None:
+        return None
+    if problem.reason == "Unschedulable" and len(staying) > len(pods):
+        return replace(problem, message=f"{problem.message}; {_BESIDE_ITS_PREDECESSOR}")
+    if problem.reason not in _WHERE_PODS_SERVE:
         return problem
     return replace(problem, message=f"{problem.message}: {_WHERE_PODS_SERVE[problem.reason]}")
 

@@ -444,7 +444,7 @@ def workload(
     labels[HARDWARE_LABEL] = choice.hardware
     # The old pods serve until the new ones answer. But a device is held until its pod has ended: where no other is
     # free, a new pod beside the old one would wait for it for ever.
-    surge = 0 if choice.on_hardware.devices else 1
+    surge = 0 if choice.on_hardware.devices or model.spec.serving.rollout == "Replace" else 1
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1 - surge, "maxSurge": surge}}
     spec: Manifest = {
         "selector": {"matchLabels": selector},

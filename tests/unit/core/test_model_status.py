@@ -75,6 +75,7 @@ EVICTED = pod() | {
     "status": {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
 }
 COMING = pod() | {"status": {"phase": "Pending"}}
+OLD = pod("before") | {"status": {"phase": "Running"}}
 HOMELESS = pod() | {
     "status": {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]}
 }
@@ -163,6 +164,10 @@ def scope(
         ("a pod has waited for room for very long",
          scope(CPU, artifact=published(), served=given_up(), pods=(HOMELESS,)), "Unschedulable", "InProgress",
          "fits no node yet"),
+        ("a new pod finds no room beside the one that it replaces",
+         scope(CPU, artifact=published(), served=workload(ready=0), pods=(HOMELESS, OLD)),
+         "Unschedulable", "InProgress",
+         "0/1 nodes are available; if it lacks the room of the pod that it replaces, serving.rollout: Replace"),
         ("the version before had been given up, and the new one has not been looked at yet",
          scope(CPU, artifact=published(), served=given_up(generation=2)), "RollingOut", "InProgress", "0 of 1"),
         ("the version before had been given up, and the new one is not asked for yet",
