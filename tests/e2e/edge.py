@@ -207,7 +207,6 @@ class Edge:
             label = f"example.com/{name}"
             offered = self.get("er", runtime)
             spec = offered["spec"] | {"hardware": [{"class": name}]}
-            spec["pipeline"]["cpu"] = SMALL["cpu"]
             head = {"apiVersion": offered["apiVersion"], "metadata": {"name": name}}
             requirement = {"key": label, "operator": "Exists"}
             self.apply(head | {"kind": "HardwareClass", "spec": {"labels": [requirement]}})

@@ -43,7 +43,7 @@ def fleet(edge: Edge) -> Iterator[Edge]:
     for name in RUNTIMES:
         runtime = edge.get("er", name)
         spec = runtime["spec"] | {"hardware": [{"class": shelf(number)} for number in range(len(VARIANTS))]}
-        spec["pipeline"]["cpu"] = "250m"
+        spec["pipeline"]["cpu"] = "700m"  # two Jobs at a time: more would take each other the processors
         edge.apply(
             {
                 "apiVersion": runtime["apiVersion"],
