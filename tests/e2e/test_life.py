@@ -8,7 +8,7 @@ import pytest
 from edgemodel.core.facts import is_probed, probed_labels
 from edgemodel.node.probe import facts
 from hack.deploy import RELEASE, SYSTEM_NAMESPACE
-from tests.e2e.edge import NAMESPACE, Edge, condition, edge_model
+from tests.e2e.edge import NAMESPACE, SMALL, Edge, Json, condition, edge_model
 from tests.kstatus import kstatus
 
 
@@ -140,8 +140,31 @@ def test_a_killed_pod_comes_back_with_its_verified_artifact(edge: Edge) -> None:
     assert edge.blobs() == in_store
 
 
+def test_where_there_is_no_room_for_two_the_old_pod_goes_first_if_asked_to(edge: Edge) -> None:
+    (node,) = edge.list("nodes")
+    memory = int(node["status"]["allocatable"]["memory"].removesuffix("Ki")) * 6 // 10
+
+    def large(scheme: str, **serving: str) -> Json:
+        model = edge_model("life", scheme)
+        model["spec"]["serving"] |= serving
+        model["spec"]["variants"][0]["resources"] = SMALL | {"memory": f"{memory}Ki"}
+        return model
+
+    edge.apply(large("Q4_K_M"))
+    edge.wait("the change is seen", lambda: kstatus(edge.get("em", "life")) == "InProgress", 20)
+    edge.wait_ready("life")
+    edge.apply(large("Q8_0"))
+    told = condition(edge.wait_reason("life", "Unschedulable", "InProgress"), "Ready")["message"]
+    assert "Insufficient memory" in told
+    assert "serving.rollout: Replace" in told
+    with edge.openai("life") as client:
+        assert client.completions.create(model="life", prompt="Tom", max_tokens=4).choices[0].text
+    edge.apply(large("Q8_0", rollout="Replace"))
+    assert edge.wait_ready("life")["status"]["variants"][0]["scheme"] == "Q8_0"
+
+
 def test_one_pod_on_each_node(edge: Edge) -> None:
-    wanted = edge_model("life", "Q4_K_M")
+    wanted = edge_model("life", "Q8_0")
     wanted["spec"]["variants"][0]["perNode"] = True
     edge.apply(wanted)
     edge.wait("a DaemonSet in place of the Deployment", lambda: [

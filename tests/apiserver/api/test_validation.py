@@ -289,7 +289,7 @@ def test_status_is_written_beside_the_spec(server: Server) -> None:
 def test_defaults_are_filled_in(server: Server) -> None:
     spec = server.create(good("EdgeModel")).body["spec"]
     assert spec["task"] == "TextGeneration"
-    assert spec["serving"] == {"contextLength": 4096, "parallel": 4, "powerMode": "Balanced"}
+    assert spec["serving"] == {"contextLength": 4096, "parallel": 4, "powerMode": "Balanced", "rollout": "Surge"}
     assert spec["variants"] == [{"name": "cpu", "perNode": False}]
 
 

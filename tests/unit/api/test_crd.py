@@ -111,10 +111,11 @@ def test_defaults_of_an_edge_model() -> None:
     assert defaults("EdgeModel") == {
         "spec.task": "TextGeneration",
         "spec.variants[].perNode": False,
-        "spec.serving": {"contextLength": 4096, "parallel": 4, "powerMode": "Balanced"},
+        "spec.serving": {"contextLength": 4096, "parallel": 4, "powerMode": "Balanced", "rollout": "Surge"},
         "spec.serving.contextLength": 4096,
         "spec.serving.parallel": 4,
         "spec.serving.powerMode": "Balanced",
+        "spec.serving.rollout": "Surge",
     }
 
 
