@@ -31,9 +31,10 @@ def safetensors(*tensors: tuple[str, str, list[int], int], size_of_data: int | N
     return struct.pack("<Q", len(head)) + head + bytes(end if size_of_data is None else size_of_data)
 
 
-def first_block(folder: Path, width: int = 256) -> Path:
-    """Makes a folder with tinysawyer's first block, this wide between the matrices of its MLP, a third of what it was:
-    it has every kind of tensor, and an eighth of the weights that are slow to make."""
+def first_block(folder: Path) -> Path:
+    """Makes a folder with tinysawyer's first block, a third as wide between the matrices of its MLP: it has every kind
+    of tensor, and an eighth of the weights that are slow to make."""
+    width = 256
     model = Path(shutil.copytree(TINYSAWYER, folder))
     config = json.loads((model / "config.json").read_text())
     config |= {"num_hidden_layers": 1, "intermediate_size": width}
